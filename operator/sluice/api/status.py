@@ -1,0 +1,152 @@
+"""Status of a ModelDeployment: a projection for people and tools, never read for decisions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sluice.api.base import Block
+
+Message = Annotated[str, Field(max_length=512)]
+
+VerdictWord = Literal["Pass", "Fail", "Inconclusive", "NoData", "Untrusted"]
+
+
+class Condition(Block):
+    """A Kubernetes condition."""
+
+    type: str = Field(max_length=63, description="Condition type.")
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    observed_generation: int = Field(default=0, ge=0, le=1 << 53, description="Generation judged.")
+    last_transition_time: str = Field(max_length=32, description="When status last changed.")
+    reason: str = Field(min_length=1, max_length=128, description="CamelCase reason.")
+    message: Message = Field(default="", description="One sentence for a person.")
+
+
+class Weight(Block):
+    """Share of traffic in percent."""
+
+    desired: int = Field(default=0, ge=0, le=100, description="What was asked of the router.")
+    observed: int | None = Field(
+        default=None, ge=0, le=100, description="What the router says; absent when unreachable."
+    )
+
+
+class Role(Block):
+    """A revision in a role."""
+
+    revision: str = Field(max_length=63, description="Revision hash.")
+    digest: str = Field(max_length=71, description="Package digest.")
+    weight: Weight = Field(default_factory=Weight, description="Share of traffic.")
+    ready: str = Field(default="0/0", max_length=16, description="Ready pods of wanted pods.")
+
+
+class StepStatus(Block):
+    """The step the candidate is in."""
+
+    index: int = Field(ge=0, le=100, description="Position, from 1.")
+    count: int = Field(ge=0, le=100, description="Number of steps.")
+    summary: Message = Field(default="", description="What is missing, how long, how to go on.")
+    since: str = Field(default="", max_length=32, description="When the step began.")
+    estimated_seconds: int | None = Field(
+        default=None, ge=0, le=1 << 31, description="Time to a verdict at the present traffic."
+    )
+
+
+class ArmValue(Block):
+    """One arm's sample."""
+
+    n: int = Field(default=0, ge=0, le=1 << 53, description="Sample size.")
+    value: float | None = Field(default=None, description="Observed value.")
+
+
+class CheckStatus(Block):
+    """One check with its numbers."""
+
+    name: str = Field(max_length=63, description="Check name.")
+    verdict: VerdictWord = Field(description="Pass, Fail, Inconclusive, NoData or Untrusted.")
+    stable: ArmValue = Field(default_factory=ArmValue, description="Stable's sample.")
+    candidate: ArmValue = Field(default_factory=ArmValue, description="Candidate's sample.")
+    effect: float | None = Field(default=None, description="Estimated effect.")
+    low: float | None = Field(default=None, description="Lower bound of the effect.")
+    high: float | None = Field(default=None, description="Upper bound of the effect.")
+    margin: float | None = Field(default=None, description="What is tolerated.")
+    log10_evidence: float | None = Field(
+        default=None, description="log10 of the evidence against the candidate."
+    )
+    message: Message = Field(default="", description="One sentence.")
+
+
+class GateStatus(Block):
+    """One gate with its result."""
+
+    name: str = Field(max_length=63, description="Gate name.")
+    verdict: VerdictWord = Field(description="Pass, Fail, Inconclusive, NoData or Untrusted.")
+    message: Message = Field(default="", description="One sentence.")
+
+
+class RevisionSummary(Block):
+    """A line of history."""
+
+    revision: str = Field(max_length=63, description="Revision hash.")
+    digest: str = Field(max_length=71, description="Package digest.")
+    verdict: str = Field(max_length=16, description="Its verdict.")
+    reason: str = Field(default="", max_length=128, description="Why.")
+    at: str = Field(default="", max_length=32, description="When.")
+
+
+class LastCommand(Block):
+    """The last command and what became of it."""
+
+    op: str = Field(max_length=32, description="The verb.")
+    value: str = Field(default="", max_length=128, description="The annotation's value.")
+    result: Message = Field(default="", description="What was done, or why not.")
+    at: str = Field(default="", max_length=32, description="When.")
+
+
+class LastRollback(Block):
+    """The last rollback."""
+
+    from_: str = Field(alias="from", max_length=63, description="Revision taken back.")
+    to: str = Field(max_length=63, description="Revision that serves instead.")
+    check: str = Field(default="", max_length=128, description="What failed.")
+    reason: Message = Field(default="", description="One sentence with both values.")
+    detected_at: str = Field(default="", max_length=40, description="When it was judged.")
+    traffic_zero_at: str = Field(default="", max_length=40, description="When weight 0 was seen.")
+
+
+class ModelDeploymentStatus(Block):
+    """What serves, why, and since when."""
+
+    observed_generation: int = Field(default=-1, ge=-1, le=1 << 53, description="Generation seen.")
+    replicas: int = Field(default=0, ge=0, le=10000, description="Stable's pods.")
+    selector: str = Field(
+        default="", max_length=256, description="Label selector of stable's pods."
+    )
+    url: str = Field(
+        default="", max_length=512, description="Where the model answers in the cluster."
+    )
+    stable: Role | None = Field(default=None, description="The revision that serves.")
+    candidate: Role | None = Field(default=None, description="The revision on its way.")
+    previous: Role | None = Field(default=None, description="Kept warm during the watch.")
+    step: StepStatus | None = Field(default=None, description="The candidate's step.")
+    worst_check: str = Field(default="", max_length=63, description="Check with most evidence.")
+    worst_evidence: str = Field(default="", max_length=16, description="Percent of what it takes.")
+    checks: Annotated[list[CheckStatus], Field(max_length=16)] = Field(
+        default_factory=list, description="Checks with their numbers."
+    )
+    gates: Annotated[list[GateStatus], Field(max_length=8)] = Field(
+        default_factory=list, description="Gates with their results."
+    )
+    revisions: Annotated[list[RevisionSummary], Field(max_length=10)] = Field(
+        default_factory=list, description="History, newest first."
+    )
+    last_command: LastCommand | None = Field(default=None, description="Last command.")
+    last_rollback: LastRollback | None = Field(default=None, description="Last rollback.")
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Ready, Reconciling, Stalled, Available, Promoted, Validated, "
+        "AnalysisHealthy, SourceMutable.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )

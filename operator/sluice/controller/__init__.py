@@ -1,0 +1,1 @@
+"""The kopf process: wires feed -> observe -> decide -> apply."""

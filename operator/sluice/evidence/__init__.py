@@ -1,0 +1,1 @@
+"""I/O: reads router and pod counters and turns them into looks."""

@@ -1,0 +1,1 @@
+"""What runs in Jobs and init containers: fetch and validate."""

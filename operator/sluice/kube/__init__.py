@@ -1,0 +1,1 @@
+"""I/O with the API server: client, feed, keyed queue, lease, events."""

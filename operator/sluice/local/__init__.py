@@ -1,0 +1,1 @@
+"""An embedded real control plane and a process node, for laptops, demo and tests."""

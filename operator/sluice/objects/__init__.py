@@ -1,0 +1,1 @@
+"""From a spec to Kubernetes objects as plain dicts.  Pure."""

@@ -1,0 +1,1 @@
+"""The model package: manifest, digest, content sniffing, conversion and parity, trust classes."""

@@ -1,0 +1,1 @@
+"""The model server: sans-IO protocols, endpoints, counters, loaders."""

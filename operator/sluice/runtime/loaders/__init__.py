@@ -1,0 +1,1 @@
+"""One file per format: bytes of a verified package -> a Predictor."""

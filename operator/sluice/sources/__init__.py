@@ -1,0 +1,1 @@
+"""Fetching by URI: file, pvc, http(s), s3."""

@@ -1,0 +1,1 @@
+"""I/O with what routes: HAProxy's runtime API over mutual TLS."""
