@@ -63,6 +63,13 @@ class Verdict(Block):
     message: str = Field(default="", max_length=512, description="One sentence.")
     at: str = Field(default="", max_length=32, description="When, RFC 3339.")
     attempts: int = Field(default=0, ge=0, le=1000, description="Withdrawn attempts.")
-    anchors: dict[str, float] = Field(
+    retries: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="How often the retry command lifted a failure. Failed is left only together "
+        "with a rise of this number.",
+    )
+    anchors: Annotated[dict[str, float], Field(max_length=32)] = Field(
         default_factory=dict, description="Estimated change per check since the last anchor."
     )
