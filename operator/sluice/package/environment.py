@@ -1,0 +1,117 @@
+"""What must be installed for a model file, and whether it is.
+
+Called by the packager (to record) and by ``load`` (to check before anything is loaded); calls
+``importlib.metadata`` only, so it never imports what it looks at.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from typing import NoReturn
+
+from sluice.errors import PackageError
+from sluice.package.manifest import Manifest
+
+_SAME_MAJOR_IS_ENOUGH = {"numpy", "scipy", "pandas", "joblib", "threadpoolctl"}
+"""Libraries whose pickles load across minor versions; model libraries do not promise that."""
+
+_REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+def normalized(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def distributions_of(modules: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """``{distribution: version}`` for top-level modules, and the modules nobody installed."""
+    owners = metadata.packages_distributions()
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for module in sorted(set(modules)):
+        if module in sys.stdlib_module_names:
+            continue
+        names = owners.get(module)
+        if not names:
+            missing.append(module)
+            continue
+        name = sorted(names)[0]
+        found[normalized(name)] = metadata.version(name)
+    return found, missing
+
+
+def lock(requires: dict[str, str]) -> str:
+    """``requirements.lock``: the distributions and all that they need, at the versions here."""
+    pinned: dict[str, str] = {}
+    queue = sorted(requires)
+    while queue:
+        name = normalized(queue.pop())
+        if name in pinned:
+            continue
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        pinned[name] = distribution.version
+        queue.extend(_needs(distribution.requires or []))
+    return "".join(f"{name}=={version}\n" for name, version in sorted(pinned.items()))
+
+
+def _needs(requirements: Iterable[str]) -> list[str]:
+    """Names of unconditional requirements; optional extras are not what the model runs on."""
+    names = []
+    for requirement in requirements:
+        match = _REQUIREMENT.match(requirement)
+        if match and "extra" not in requirement.partition(";")[2]:
+            names.append(match[1])
+    return names
+
+
+def check_environment(manifest: Manifest) -> None:
+    """Refuse to go on when this interpreter cannot be trusted to load the model as it was saved."""
+    wanted = manifest.environment
+    if _carries_bytecode(manifest) and wanted.python and wanted.python != _python():
+        _mismatch(
+            f"the model carries Python {wanted.python} bytecode, image has Python {_python()}",
+            f"Use an image with Python {wanted.python}",
+        )
+    for name, version in sorted(wanted.requires.items()):
+        series = _series(name, version)
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            _mismatch(f"{name} needs {series}, image has none", f"Add {name}=={version} to it")
+        if _series(name, installed) != series:
+            _mismatch(
+                f"{name} needs {series}, image has {_short(installed)}",
+                f"Use an image with {name}=={version}",
+            )
+
+
+def _mismatch(what: str, hint: str) -> NoReturn:
+    raise PackageError(
+        f"EnvironmentMismatch: {what}.",
+        hint=f"{hint}, or package the model again with the image's versions.",
+        reason="EnvironmentMismatch",
+    )
+
+
+def _python() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _carries_bytecode(manifest: Manifest) -> bool:
+    return any(i.startswith(("cloudpickle", "dill.", "types.CodeType")) for i in manifest.imports)
+
+
+def _series(name: str, version: str) -> str:
+    parts = version.split(".")
+    keep = 1 if normalized(name) in _SAME_MAJOR_IS_ENOUGH else 2
+    return ".".join(parts[:keep]) + ".*"
+
+
+def _short(version: str) -> str:
+    return ".".join(version.split(".")[:2])
