@@ -1,17 +1,75 @@
-"""The base of every model: camelCase on the wire, unknown fields ignored on read."""
+"""The base of every model, and the types that several models share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from sluice.api.cel import must, rules
 
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+URI_PATTERN = r"^(file|pvc|https?|s3)://[^\s]+$"
+QUANTITY_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=71)]
 ObjectName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
+
+
+def _shape(scheme: str, shape: str, example: str) -> dict[str, str]:
+    return must(
+        f"!self.startsWith('{scheme}://') || self.matches('^{scheme}://{shape}$')",
+        f"must be of the form {example}",
+    )
+
+
+Uri = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=2048,
+        pattern=URI_PATTERN,
+        json_schema_extra=rules(
+            _shape("s3", "[^/?#]+/[^?#]+", "s3://bucket/key, for example s3://models/iris/v2"),
+            _shape("pvc", "[a-z0-9][-a-z0-9.]*/[^?#]+", "pvc://claim/path, for example pvc://m/v2"),
+            _shape("file", "/[^?#]+", "file:///path, for example file:///models/iris/v2"),
+            must(
+                "!self.matches('^https?://') || self.matches('^https?://[^/?#]+/.+$')",
+                "must be of the form https://host/path, for example https://m.example/iris/v2",
+            ),
+            must(
+                "!self.matches('/([.]|%2[eE]){2}([/?#]|$)')",
+                "must not contain a '..' segment; write the path it leads to, "
+                "for example s3://models/iris/v2",
+            ),
+            must(
+                "!self.matches('^(https?|s3)://[^/?#]*@')",
+                "must not contain a user name or password, for example https://host/path: "
+                "put them into a Secret and name it in credentialsRef",
+                reason="FieldValueForbidden",
+            ),
+        ),
+    ),
+]
+"""Where bytes are.  One scheme, one form; no credentials and no way out of the path."""
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    Field(
+        pattern=QUANTITY_PATTERN,
+        max_length=20,
+        json_schema_extra={"x-kubernetes-int-or-string": True},
+    ),
+]
+"""An amount of compute as pods write it: ``250m``, ``0.5``, ``2``, ``256Mi``."""
 
 
 class Block(BaseModel):

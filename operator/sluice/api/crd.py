@@ -26,10 +26,11 @@ from sluice.api.meta import GROUP, VERSION
 Schema = dict[str, Any]
 
 _FROZEN = "x-sluice-frozen"
-_KEPT = (
-    "type description default enum format pattern items maxItems minItems maxLength minLength "
-    "maxProperties minProperties maximum minimum properties required additionalProperties"
-).split()
+_KEPT = frozenset(
+    {"type", "description", "enum", "format", "pattern", "items", "required", "properties"}
+    | {"additionalProperties", "maximum", "minimum", "maxItems", "minItems"}
+    | {"maxLength", "minLength", "maxProperties", "minProperties"}
+)
 _REFUSED = ("oneOf", "allOf", "not", "prefixItems", "uniqueItems", "exclusiveMinimum", "$defs")
 
 
@@ -40,7 +41,7 @@ class SchemaError(ValueError):
 class _Wire(GenerateJsonSchema):
     """Schemas as written in YAML; a default that JSON cannot hold is left to the code."""
 
-    ignored_warning_kinds = frozenset({"skipped-choice", "non-serializable-default"})
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
 
 def schema_of(model: type[Block]) -> Schema:
@@ -70,11 +71,7 @@ def _inlined(
     name = str(node.pop("$ref")).rsplit("/", 1)[-1]
     if name in inside:
         raise SchemaError(f"{path}: {name} contains itself")
-    rules = defs[name].get(VALIDATIONS, []) + node.get(VALIDATIONS, [])
-    merged = {**defs[name], **node}
-    if rules:
-        merged[VALIDATIONS] = rules
-    return merged, (*inside, name)
+    return _merged(defs[name], node), (*inside, name)
 
 
 def _without_null(node: Schema, path: str) -> Schema:
@@ -85,12 +82,20 @@ def _without_null(node: Schema, path: str) -> Schema:
         raise SchemaError(f"{path}: a union of {len(options)} types has no structural form")
     if node.get("default", ...) is None:
         node.pop("default")
-    return {**options[0], **node}
+    return _merged(options[0], node)
+
+
+def _merged(inner: Schema, outer: Schema) -> Schema:
+    """``inner`` with what ``outer`` says about it; the rules of both hold."""
+    made = {**inner, **outer}
+    if inner.get(VALIDATIONS) and outer.get(VALIDATIONS):
+        made[VALIDATIONS] = inner[VALIDATIONS] + outer[VALIDATIONS]
+    return made
 
 
 def _cleaned(node: Schema, defs: Schema, path: str, inside: tuple[str, ...]) -> Schema:
     """``node`` with only the keys that a CRD may hold, its children likewise."""
-    made: Schema = {key: node[key] for key in _KEPT if key in node and key != "default"}
+    made: Schema = {key: node[key] for key in node if key in _KEPT}
     made.update({key: v for key, v in node.items() if key.startswith("x-kubernetes-")})
     if node.get(_FROZEN):
         made["default"] = node["default"]

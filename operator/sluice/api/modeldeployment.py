@@ -1,20 +1,62 @@
-"""ModelDeployment: which model should serve, and how a new one gets there."""
+"""ModelDeployment: which model should serve, and how a new one gets there.
+
+Defaults live here and not in stored objects (but for ``replicas``, which the scale subresource
+reads), so that a later version may improve one without rewriting what users wrote.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from sluice.api.base import Block, Digest, ObjectName
+from sluice.api.base import Block, Digest, ObjectName, Quantity, Uri
+from sluice.api.cel import ATOMIC, FROZEN, count, keyed, must, rules, within
 from sluice.api.duration import Duration
 
-Percent = Annotated[int, Field(ge=0, le=100)]
-Quantity = Annotated[
-    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=20)
+_KEY = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+_RESERVED = (
+    "^(([-a-z0-9.]+[.])?sluice[.]dev/|argocd[.]argoproj[.]io/|([-a-z0-9]+[.])*helm[.]sh/|"
+    "([-a-z0-9]+[.])*fluxcd[.]io/|app[.]kubernetes[.]io/(instance|managed-by)$|pod-template-hash$)"
+)
+
+_KEYS_VALID = must(
+    f"self.all(k, k.size() <= 317 && k.matches('{_KEY}'))",
+    "keys must be Kubernetes label keys, for example team or example.com/team",
+)
+_VALUES_VALID = must(
+    f"self.all(k, self[k].matches('{_VALUE}'))",
+    "values must be Kubernetes label values: letters, digits, '-', '_' and '.', for example gold",
+)
+_NOT_RESERVED = must(
+    f"self.all(k, !k.matches('{_RESERVED}'))",
+    "keys must not be ones that Sluice, Argo CD, Flux or Helm own (sluice.dev/..., "
+    "argocd.argoproj.io/..., app.kubernetes.io/instance); use your own prefix, "
+    "for example example.com/team",
+    reason="FieldValueForbidden",
+)
+
+_LabelValues = dict[str, Annotated[str, Field(max_length=63)]]
+NodeSelector = Annotated[
+    _LabelValues, Field(max_length=16, json_schema_extra=rules(_KEYS_VALID, _VALUES_VALID))
 ]
-LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
-AnnotationMap = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=16)]
+LabelMap = Annotated[
+    _LabelValues,
+    Field(max_length=16, json_schema_extra=rules(_KEYS_VALID, _VALUES_VALID, _NOT_RESERVED)),
+]
+AnnotationMap = Annotated[
+    dict[str, Annotated[str, Field(max_length=1024)]],
+    Field(max_length=16, json_schema_extra=rules(_KEYS_VALID, _NOT_RESERVED)),
+]
+
+_CREDENTIALS = must(
+    "!has(self.credentialsRef) || self.uri.matches('^(https?|s3)://')",
+    "credentialsRef must not be set for file:// and pvc:// addresses: they are mounted, "
+    "not fetched; remove it or use, for example, s3://bucket/key",
+    field=".credentialsRef",
+    reason="FieldValueForbidden",
+)
 
 
 class SecretRef(Block):
@@ -24,76 +66,119 @@ class SecretRef(Block):
 
 
 class Model(Block):
-    """Where the model is."""
+    """Where the model is. Changing it makes a new revision."""
 
-    uri: str = Field(
-        min_length=1,
-        max_length=2048,
-        pattern=r"^(file|pvc|https?|s3)://[^\s]+$",
-        description="Address of a model package or a bare model file: file:///path, "
-        "pvc://claim/path, http(s)://host/path or s3://bucket/key. "
+    model_config = ConfigDict(json_schema_extra=rules(_CREDENTIALS))
+
+    uri: Uri = Field(
+        description="Address of a model package or a bare model file: s3://bucket/key, "
+        "pvc://claim/path, https://host/path or file:///path. "
         "Changing it makes a new revision: gated, stepped, judged and watched.",
     )
     digest: Digest | None = Field(
         default=None,
         description="sha256 of the bytes as published: of sluice.json for a package, of the file "
-        "for a bare model. Anything else at the address is refused.",
+        "for a bare model. Anything else at the address is refused. Absent: what is found first "
+        "is pinned.",
     )
     credentials_ref: SecretRef | None = Field(
         default=None,
         description="Secret whose keys become environment variables of the fetching container, "
-        "and of no other.",
+        "and of no other: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL for s3.",
     )
 
 
 class ResourceList(Block):
     """Amounts of compute."""
 
-    cpu: Quantity | None = Field(default=None, description="CPU, for example 250m.")
+    cpu: Quantity | None = Field(default=None, description="CPU, for example 250m or 2.")
     memory: Quantity | None = Field(default=None, description="Memory, for example 256Mi.")
+
+
+def _fits(resource: str) -> dict[str, str]:
+    return must(
+        f"!has(self.requests) || !has(self.requests.{resource}) || !has(self.limits) || "
+        f"!has(self.limits.{resource}) || quantity(string(self.requests.{resource}))"
+        f".compareTo(quantity(string(self.limits.{resource}))) <= 0",
+        f"requests.{resource} must not exceed limits.{resource}; raise the limit or lower the "
+        "request, for example requests 256Mi and limits 512Mi",
+        field=f".requests.{resource}",
+    )
 
 
 class Resources(Block):
     """What a serving pod asks for and may use."""
 
-    requests: ResourceList | None = Field(default=None, description="What the pod is given.")
-    limits: ResourceList | None = Field(default=None, description="What the pod may not exceed.")
+    model_config = ConfigDict(json_schema_extra=rules(_fits("cpu"), _fits("memory")))
+
+    requests: ResourceList | None = Field(
+        default=None, description="What each pod is given for certain; scheduling counts it."
+    )
+    limits: ResourceList | None = Field(
+        default=None,
+        description="What each pod may not exceed; over the memory limit it is killed.",
+    )
 
 
 class Toleration(Block):
     """A node taint that pods accept."""
 
-    key: str | None = Field(default=None, max_length=253, description="Taint key.")
-    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How to match.")
-    value: str | None = Field(default=None, max_length=63, description="Taint value.")
+    key: str | None = Field(default=None, max_length=253, description="Taint key; absent: any.")
+    operator: Literal["Exists", "Equal"] | None = Field(
+        default=None, description="Exists: any value. Equal: the value below. Default Equal."
+    )
+    value: str | None = Field(default=None, max_length=63, description="Taint value, for Equal.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Taint effect."
+        default=None, description="Taint effect; absent: any."
     )
 
 
 class EnvVar(Block):
     """An environment variable of the model's container."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            must(
+                "!self.name.startsWith('SLUICE_')",
+                "name must not begin with SLUICE_, which the runtime uses itself; "
+                "for example MODEL_MODE",
+                field=".name",
+                reason="FieldValueForbidden",
+            )
+        )
+    )
+
     name: str = Field(
         min_length=1,
         max_length=128,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Variable name.",
+        description="Variable name; SLUICE_ names are the runtime's own.",
     )
-    value: str = Field(default="", max_length=4096, description="Variable value.")
+    value: str = Field(
+        default="",
+        max_length=4096,
+        description="Variable value. Part of the revision: not the place for a secret.",
+    )
 
 
 class PodOverrides(Block):
     """Placement and decoration of serving pods. Not part of a revision's identity."""
 
-    node_selector: LabelMap | None = Field(default=None, description="Node labels pods need.")
-    tolerations: Annotated[list[Toleration], Field(max_length=16)] | None = Field(
-        default=None, description="Node taints pods accept."
+    node_selector: NodeSelector | None = Field(
+        default=None, description="Labels that a node must have to run a serving pod."
     )
-    labels: LabelMap | None = Field(default=None, description="Extra pod labels.")
-    annotations: AnnotationMap | None = Field(default=None, description="Extra pod annotations.")
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] | None = Field(
+        default=None, description="Node taints that serving pods accept."
+    )
+    labels: LabelMap | None = Field(
+        default=None, description="Labels added to serving pods, for example for a mesh or costs."
+    )
+    annotations: AnnotationMap | None = Field(
+        default=None, description="Annotations added to serving pods."
+    )
     service_account_name: ObjectName | None = Field(
-        default=None, description="ServiceAccount of serving pods; no token is mounted either way."
+        default=None,
+        description="ServiceAccount of serving pods; no token is mounted either way.",
     )
 
 
@@ -104,6 +189,7 @@ class Runtime(Block):
         default=None,
         min_length=1,
         max_length=512,
+        pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]*$",
         description="Runtime image. Absent: the one the operator was installed with. "
         "It is part of the revision, so an operator upgrade never changes running models.",
     )
@@ -114,20 +200,27 @@ class Serving(Block):
 
     resources: Resources | None = Field(default=None, description="Compute of each serving pod.")
     timeout: Duration = Field(
-        default="2s", description="A request that takes longer is answered 504."
+        default="2s",
+        description="A request that takes longer is answered 504; 10ms to 10m.",
+        json_schema_extra=rules(within("10ms", "10m", "2s")),
     )
     readiness_gate: Literal["Native", "Probe"] = Field(
         default="Native",
         description="Native: pods become Ready when the operator marks them validated. "
         "Probe: /readyz waits for the verdict itself, so that a replacement pod needs no operator.",
     )
-    runtime: Runtime | None = Field(default=None, description="The program that serves.")
+    runtime: Runtime | None = Field(
+        default=None, description="The program that serves the package."
+    )
     env: Annotated[list[EnvVar], Field(max_length=64)] | None = Field(
         default=None,
-        description="Environment of the model's container.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="Environment of the model's container. Part of the revision.",
+        json_schema_extra=keyed("name"),
     )
-    pod: PodOverrides | None = Field(default=None, description="Placement and decoration of pods.")
+    pod: PodOverrides | None = Field(
+        default=None,
+        description="Placement and decoration of serving pods. Changing it makes no new revision.",
+    )
 
 
 class SmokeGate(Block):
@@ -154,26 +247,67 @@ class GoldenGate(Block):
 class Dataset(Block):
     """Rows with labels."""
 
-    uri: str = Field(
-        min_length=1,
-        max_length=2048,
-        pattern=r"^(file|pvc|https?|s3)://[^\s]+$",
-        description="Address of a parquet or CSV file.",
+    model_config = ConfigDict(json_schema_extra=rules(_CREDENTIALS))
+
+    uri: Uri = Field(
+        description="Address of a parquet or CSV file, written as in spec.model.uri.",
     )
-    digest: Digest | None = Field(default=None, description="sha256 of the file.")
+    digest: Digest | None = Field(
+        default=None, description="sha256 of the file; other bytes are refused."
+    )
     label: str = Field(
         default="label", min_length=1, max_length=128, description="Column that holds the truth."
     )
     credentials_ref: SecretRef | None = Field(
-        default=None, description="Secret for fetching the dataset."
+        default=None,
+        description="Secret whose keys become environment variables of the fetching container.",
     )
 
 
+_SHARE = "['rocAuc', 'accuracy', 'f1']"
+_HIGHER = "['rocAuc', 'accuracy', 'f1', 'r2']"
+_LOWER = "['logLoss', 'rmse', 'mae']"
+
+
 class QualityCheck(Block):
-    """One metric on the dataset."""
+    """One metric on the dataset, with what still passes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            must(
+                f"!(self.metric in {_HIGHER}) || has(self.min) || has(self.maxDropVsStable)",
+                "min or maxDropVsStable must be set for rocAuc, accuracy, f1 and r2, "
+                "for example {metric: rocAuc, min: 0.80}",
+                reason="FieldValueRequired",
+            ),
+            must(
+                f"!(self.metric in {_LOWER}) || has(self.max) || has(self.maxDropVsStable)",
+                "max or maxDropVsStable must be set for logLoss, rmse and mae, which are better "
+                "when lower, for example {metric: rmse, max: 12}",
+                reason="FieldValueRequired",
+            ),
+            must(
+                "!has(self.min) || !has(self.max) || self.min <= self.max",
+                "min must not exceed max, for example min: 0.80 and max: 0.99",
+                field=".min",
+            ),
+            must(
+                f"!(self.metric in {_SHARE}) || !has(self.min) || self.min >= 0.0 && "
+                "self.min <= 1.0",
+                "min must be between 0 and 1 for rocAuc, accuracy and f1: write 0.80, not 80",
+                field=".min",
+            ),
+            must(
+                f"!(self.metric in {_SHARE}) || !has(self.max) || self.max >= 0.0 && "
+                "self.max <= 1.0",
+                "max must be between 0 and 1 for rocAuc, accuracy and f1: write 0.99, not 99",
+                field=".max",
+            ),
+        )
+    )
 
     metric: Literal["rocAuc", "accuracy", "logLoss", "f1", "rmse", "mae", "r2"] = Field(
-        description="Metric; logLoss, rmse and mae are better when lower."
+        description="Metric; logLoss, rmse and mae are better when lower, the others when higher."
     )
     min: float | None = Field(
         default=None, ge=-1e12, le=1e12, description="Smallest value that passes."
@@ -192,33 +326,49 @@ class QualityCheck(Block):
 class QualityGate(Block):
     """The model is right often enough on rows with known labels."""
 
-    dataset: Dataset = Field(description="Rows with labels.")
+    dataset: Dataset = Field(description="Rows with labels, never seen in training.")
     checks: Annotated[list[QualityCheck], Field(min_length=1, max_length=16)] = Field(
-        description="All must pass.",
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["metric"],
-        },
+        description="Metrics on the dataset; all must pass.", json_schema_extra=keyed("metric")
     )
 
 
 class LatencyGate(Block):
     """The model answers fast enough, one request after another."""
 
-    p99: Duration = Field(description="Largest allowed 99th percentile.")
-    requests: int = Field(default=500, ge=50, le=100000, description="Requests to send.")
+    p99: Duration = Field(
+        description="Largest allowed 99th percentile, for example 50ms; 1ms to 10m.",
+        json_schema_extra=rules(within("1ms", "10m", "50ms")),
+    )
+    requests: int = Field(
+        default=500, ge=50, le=100000, description="Requests to send, drawn from the examples."
+    )
 
 
 class Validation(Block):
     """Gates: all must pass before the first user request."""
 
-    smoke: SmokeGate | None = Field(default=None, description="Loads, answers, is deterministic.")
-    schema_: SchemaGate | None = Field(
-        default=None, alias="schema", description="Accepts what stable accepts."
+    smoke: SmokeGate | None = Field(
+        default=None,
+        description="The package loads, answers, answers the same twice, and a batch equals its "
+        "rows. Always on.",
     )
-    golden: GoldenGate | None = Field(default=None, description="Recorded examples are answered.")
-    quality: QualityGate | None = Field(default=None, description="Right often enough.")
-    latency: LatencyGate | None = Field(default=None, description="Fast enough.")
+    schema_: SchemaGate | None = Field(
+        default=None,
+        alias="schema",
+        description="The candidate accepts what stable accepts. Always on.",
+    )
+    golden: GoldenGate | None = Field(
+        default=None,
+        description="Examples inside the package are answered as recorded. Always on.",
+    )
+    quality: QualityGate | None = Field(
+        default=None,
+        description="The model is right often enough on rows with known labels. Absent: it is "
+        "checked that it answers, not that it is right.",
+    )
+    latency: LatencyGate | None = Field(
+        default=None, description="The model answers fast enough before it meets users."
+    )
     initial: Literal["Required", "SmokeOnly"] = Field(
         default="Required",
         description="Whether the very first revision passes every gate, or smoke only.",
@@ -226,7 +376,23 @@ class Validation(Block):
 
 
 class Unit(Block):
-    """What is assigned to an arm as a whole."""
+    """What is assigned to an arm as a whole: the same user always sees the same model."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            must(
+                f"{count('header', 'cookie')} == 1",
+                "exactly one of header and cookie must be set, for example {header: X-User-Id}",
+            ),
+            must(
+                "!has(self.header) || !self.header.lowerAscii().startsWith('x-sluice-')",
+                "header must not begin with X-Sluice-: the router overwrites those; "
+                "for example X-User-Id",
+                field=".header",
+                reason="FieldValueForbidden",
+            ),
+        )
+    )
 
     header: str | None = Field(
         default=None,
@@ -245,18 +411,41 @@ class Unit(Block):
 
 
 class Traffic(Block):
-    """How requests reach the arms."""
+    """How requests reach the revisions."""
 
     unit: Unit | None = Field(
-        default=None, description="What is assigned as a whole; absent: each request at random."
+        default=None,
+        description="What is assigned to a revision as a whole, such as a user. Absent: each "
+        "request at random, which needs the fewest requests for a verdict.",
     )
-    router_replicas: int = Field(default=2, ge=1, le=10, description="Router pods.")
+    router_replicas: int = Field(
+        default=2, ge=1, le=10, description="Router pods; one is a single point of failure."
+    )
+
+
+_STEP_DURATION = (
+    "duration(has(self.minDuration) ? self.minDuration : "
+    "self.weight < 10 ? '2m' : self.weight < 40 ? '5m' : '10m')"
+)
 
 
 class Step(Block):
     """One share of traffic and what must be seen there."""
 
-    weight: int = Field(ge=1, le=100, description="Percent of traffic for the candidate.")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            must(
+                f"!has(self.maxDuration) || {_STEP_DURATION} <= duration(self.maxDuration)",
+                "minDuration must not exceed maxDuration, for example minDuration: 5m and "
+                "maxDuration: 1h; minDuration defaults to 2m below 10 %, 5m below 40 %, 10m above",
+                field=".maxDuration",
+            )
+        )
+    )
+
+    weight: int = Field(
+        ge=1, le=100, description="Percent of traffic that the candidate answers in this step."
+    )
     min_requests: int | None = Field(
         default=None,
         ge=0,
@@ -266,62 +455,148 @@ class Step(Block):
     )
     min_duration: Duration | None = Field(
         default=None,
-        description="Observed time before the step can pass. "
+        description="Observed time before the step can pass, for example 5m. "
         "Default 2m below 10 %, 5m below 40 %, 10m from there on.",
     )
     max_duration: Duration | None = Field(
-        default=None, description="After this without a verdict, onInconclusive decides."
+        default=None,
+        description="After this much observed time without a verdict, rollout.onInconclusive "
+        "decides. Absent: the step waits.",
     )
     pause: Literal["Manual"] | None = Field(
-        default=None, description="Manual: wait for sluice.dev/promote after the step has passed."
+        default=None,
+        description="Manual: after the step has passed, wait for "
+        "`kubectl annotate mdep/NAME sluice.dev/promote=DIGEST`.",
     )
 
 
 class Watch(Block):
     """After promotion the previous revision stays warm and keeps a share."""
 
-    duration: Duration = Field(default="1h", description="Observed time of the watch.")
+    duration: Duration = Field(
+        default="1h",
+        description="Observed time of the watch, for example 24h; at least analysis.interval.",
+    )
     holdback: int = Field(
-        default=10, ge=0, le=50, description="Percent of traffic kept on the previous revision."
+        default=10,
+        ge=0,
+        le=50,
+        description="Percent of traffic kept on the previous revision, to compare with.",
     )
     min_requests: int = Field(
         default=1000,
         ge=0,
         le=100_000_000,
-        description="The watch ends after its duration and this many requests.",
+        description="The watch ends after its duration and this many requests to the new revision.",
     )
+
+
+_HOLDBACK = "(has(self.watch) && has(self.watch.holdback) ? self.watch.holdback : 10)"
 
 
 class Rollout(Block):
     """From the gates to everyone, and back."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            must(
+                "!(has(self.strategy) && self.strategy == 'GatesOnly' && has(self.steps))",
+                "steps must not be set with strategy GatesOnly, which has none; remove steps or "
+                "write strategy: Canary",
+                field=".steps",
+                reason="FieldValueForbidden",
+            ),
+            must(
+                f"!has(self.steps) || self.steps.size() == 0 || "
+                f"self.steps[self.steps.size() - 1].weight <= 100 - {_HOLDBACK}",
+                "the last step's weight must not exceed 100 - watch.holdback (90 by default): the "
+                "holdback stays on the previous revision; write, for example, weight: 90, or "
+                "watch: {holdback: 0}",
+                field=".steps",
+            ),
+        )
+    )
+
     strategy: Literal["Canary", "GatesOnly"] = Field(
         default="Canary",
-        description="Canary: gates, steps, watch. GatesOnly: gates, then everyone, then watch.",
+        description="Canary: gates, steps, watch. GatesOnly: gates, then everyone, then watch, "
+        "for endpoints with too little traffic to judge a share of it.",
     )
     steps: Annotated[list[Step], Field(min_length=1, max_length=20)] | None = Field(
         default=None,
-        description="Shares of traffic in rising order. Default 5, 25, 50 and then everyone but "
-        "the holdback.",
-        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        description="Shares of traffic in rising order. In each the candidate is judged against "
+        "stable; the last is followed by promotion. Default 5, 25, 50 and then everyone but the "
+        "holdback.",
+        json_schema_extra=rules(
+            must(
+                "self.map(s, s.weight).isSorted() && "
+                "self.all(a, self.exists_one(b, b.weight == a.weight))",
+                "weights must rise from step to step, for example 5, 25, 50",
+            ),
+            **ATOMIC,
+        ),
     )
     on_fail: Literal["Rollback", "Pause"] = Field(
-        default="Rollback", description="What a failed guardrail does."
+        default="Rollback",
+        description="What a failed guardrail does. Rollback: weight 0, and the package or revision "
+        "is quarantined. Pause: the weight stays and a person decides.",
     )
     on_inconclusive: Literal["Hold", "Rollback", "Promote"] = Field(
-        default="Hold", description="What happens when a step reaches maxDuration undecided."
+        default="Hold",
+        description="What happens when a step reaches maxDuration undecided.",
     )
     progress_deadline: Duration = Field(
         default="10m",
         description="After this without progress, counted from the package being fetched, "
-        "Stalled says what is missing.",
+        "Stalled says what is missing; 1s to 24h.",
+        json_schema_extra=rules(within("1s", "24h", "10m")),
     )
-    watch: Watch | None = Field(default=None, description="After promotion.")
-    history: int = Field(default=5, ge=1, le=50, description="Passed revisions to remember.")
+    watch: Watch | None = Field(
+        default=None,
+        description="After promotion the previous revision stays warm and keeps a share, so that "
+        "taking the new one back needs no pod start.",
+    )
+    history: int = Field(
+        default=5, ge=1, le=50, description="Passed revisions to remember as rollback targets."
+    )
+
+
+_RATES = "['ErrorRate', 'ClientErrorRate']"
 
 
 class Check(Block):
     """A question asked of live traffic again and again."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            must(
+                "!has(self.margin) || self.type != 'PredictionShift'",
+                "margin must not be set for PredictionShift, which compares with the revision's "
+                "own profile; use max, for example max: 0.25",
+                field=".margin",
+                reason="FieldValueForbidden",
+            ),
+            must(
+                "!has(self.max) || self.type != 'Latency'",
+                "max must not be set for Latency, which is relative to stable; use margin, "
+                "for example margin: 1.1, or the gate validation.latency.p99",
+                field=".max",
+                reason="FieldValueForbidden",
+            ),
+            must(
+                f"!has(self.max) || !(self.type in {_RATES}) || self.max <= 1.0",
+                "max must be a share between 0 and 1 for ErrorRate and ClientErrorRate: "
+                "write 0.05 for 5 %",
+                field=".max",
+            ),
+            must(
+                "!has(self.onFail) || self.type != 'PredictionShift' || self.onFail == 'Hold'",
+                "onFail must be Hold for PredictionShift: other scores are not yet wrong scores, "
+                "so a person decides; write onFail: Hold or leave it out",
+                field=".onFail",
+            ),
+        )
+    )
 
     name: ObjectName = Field(description="Name in status, events and metrics.")
     type: Literal["ErrorRate", "ClientErrorRate", "Latency", "PredictionShift"] = Field(
@@ -345,15 +620,19 @@ class Check(Block):
     )
     on_fail: Literal["Rollback", "Hold"] | None = Field(
         default=None,
-        description="Rollback (default) takes the candidate back; Hold waits for a person "
-        "(default of PredictionShift).",
+        description="Rollback takes the candidate back (default); Hold keeps the weight and waits "
+        "for a person (always so for PredictionShift).",
     )
 
 
 class Analysis(Block):
     """How live traffic is judged."""
 
-    interval: Duration = Field(default="10s", description="Time between looks, 1s to 5m.")
+    interval: Duration = Field(
+        default="10s",
+        description="Time between looks, 1s to 5m.",
+        json_schema_extra=rules(within("1s", "5m", "10s")),
+    )
     alpha: float = Field(
         default=0.01,
         ge=0.0001,
@@ -361,23 +640,64 @@ class Analysis(Block):
         description="Chance of taking back a candidate that is not worse, over a whole rollout: "
         "half for the canary, half for the watch.",
     )
-    checks: Annotated[list[Check], Field(max_length=16)] | None = Field(
+    checks: Annotated[list[Check], Field(min_length=1, max_length=16)] | None = Field(
         default=None,
-        description="Default: ErrorRate, ClientErrorRate and Latency as guardrails, "
-        "PredictionShift that holds.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="What is judged; replaces the default: ErrorRate, ClientErrorRate and Latency "
+        "as guardrails, PredictionShift that holds.",
+        json_schema_extra=rules(
+            must(
+                "self.exists(c, c.type == 'ErrorRate')",
+                "must include a check of type ErrorRate, without which a failing model would be "
+                "promoted; add, for example, {name: errors, type: ErrorRate}",
+                reason="FieldValueRequired",
+            ),
+            **keyed("name"),
+        ),
     )
 
 
 class ModelDeploymentSpec(Block):
     """What should serve, and how a change gets there."""
 
-    replicas: int = Field(default=2, ge=0, le=500, description="Serving pods of stable.")
-    model: Model = Field(description="Where the model is.")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            must(
+                "!has(self.rollout) || !has(self.rollout.watch) || "
+                "duration(has(self.rollout.watch.duration) ? self.rollout.watch.duration : '1h') "
+                ">= duration(has(self.analysis) && has(self.analysis.interval) ? "
+                "self.analysis.interval : '10s')",
+                "rollout.watch.duration must be at least analysis.interval (10s by default), or "
+                "the watch would end before its first look; for example 1h",
+                field=".rollout.watch.duration",
+            ),
+            must(
+                "!has(self.validation) || !has(self.validation.latency) || "
+                "duration(self.validation.latency.p99) <= duration(has(self.serving) && "
+                "has(self.serving.timeout) ? self.serving.timeout : '2s')",
+                "validation.latency.p99 must not exceed serving.timeout (2s by default): slower "
+                "requests are answered 504; for example p99: 50ms",
+                field=".validation.latency.p99",
+            ),
+        )
+    )
+
+    replicas: int = Field(
+        default=2,
+        ge=0,
+        le=500,
+        description="Serving pods of stable; a candidate gets what its share needs.",
+        json_schema_extra=FROZEN,
+    )
+    model: Model = Field(description="Where the model is. Changing it makes a new revision.")
     serving: Serving = Field(default_factory=Serving, description="How pods serve the model.")
     validation: Validation = Field(
-        default_factory=Validation, description="Gates before the first user request."
+        default_factory=Validation,
+        description="Gates: all must pass before the first user request.",
     )
-    traffic: Traffic = Field(default_factory=Traffic, description="How requests reach the arms.")
-    rollout: Rollout = Field(default_factory=Rollout, description="Steps, promotion and watch.")
-    analysis: Analysis = Field(default_factory=Analysis, description="How traffic is judged.")
+    traffic: Traffic = Field(
+        default_factory=Traffic, description="How requests reach the revisions."
+    )
+    rollout: Rollout = Field(
+        default_factory=Rollout, description="Steps, promotion, watch, and the way back."
+    )
+    analysis: Analysis = Field(default_factory=Analysis, description="How live traffic is judged.")

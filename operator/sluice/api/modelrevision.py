@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from sluice.api.base import Block, Digest
+from sluice.api.cel import OPAQUE, must, rules
 
 
 class PackageInfo(Block):
@@ -38,16 +39,27 @@ class RevisionSpec(Block):
     hash_version: int = Field(ge=1, le=1000, description="Version of the identity hash.")
     identity: dict[str, Any] = Field(
         description="The fields that the revision's name is a hash of.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+        json_schema_extra=OPAQUE,
     )
     pod_template: dict[str, Any] = Field(
         description="The pod template as rendered when the revision was made.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+        json_schema_extra=OPAQUE,
     )
 
 
 class Verdict(Block):
-    """What became of the revision.  Fail turns into Pass only by the retry command."""
+    """What became of the revision.  Failed is left only by the retry command."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            must(
+                "!has(self.phase) || self.phase != 'Failed' || has(self.scope)",
+                "scope must be set when phase is Failed, for example scope: Package",
+                field=".scope",
+                reason="FieldValueRequired",
+            )
+        )
+    )
 
     phase: Literal["New", "Validated", "Passed", "Failed", "Withdrawn"] = Field(
         default="New",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sluice.api.base import Block
+from sluice.api.cel import keyed
 
 Message = Annotated[str, Field(max_length=512)]
 
@@ -16,10 +17,14 @@ VerdictWord = Literal["Pass", "Fail", "Inconclusive", "NoData", "Untrusted"]
 class Condition(Block):
     """A Kubernetes condition."""
 
-    type: str = Field(max_length=63, description="Condition type.")
+    type: str = Field(min_length=1, max_length=63, description="Condition type, for example Ready.")
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     observed_generation: int = Field(default=0, ge=0, le=1 << 53, description="Generation judged.")
-    last_transition_time: str = Field(max_length=32, description="When status last changed.")
+    last_transition_time: str = Field(
+        max_length=32,
+        description="When status last changed.",
+        json_schema_extra={"format": "date-time"},
+    )
     reason: str = Field(min_length=1, max_length=128, description="CamelCase reason.")
     message: Message = Field(default="", description="One sentence for a person.")
 
@@ -148,5 +153,5 @@ class ModelDeploymentStatus(Block):
         default_factory=list,
         description="Ready, Reconciling, Stalled, Available, Promoted, Validated, "
         "AnalysisHealthy, SourceMutable.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        json_schema_extra=keyed("type"),
     )
