@@ -1,0 +1,110 @@
+"""Over-dispersion: by how much failures come in clusters instead of one by one.
+
+phi = sum (x - n p)^2 / sum n p over cells.  Two kinds of cells (reference/statistics.md, section
+4): pods inside one look (bursts on single pods) and unit buckets (users with their own failure
+rate, when the split is sticky).  The log-likelihood is divided by the larger of both over both
+arms.  Simulated, not proven.
+
+Called by sluice.rollout.judge.  The state is plain JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sluice.stats.look import Cell
+
+Floats = NDArray[np.float64]
+State = dict[str, Any]
+
+PRIOR_CELLS = 5.0
+"""Pods of a few looks say little: phi begins as if this many cells had shown none."""
+
+STICKY_FLOOR = 2.0
+"""At promotion, users with lasting failure rates hide inside few events (promotion.md, section 2)."""
+
+
+def new_pods() -> State:
+    """Sums over pod x look cells of one metric: squares over expectation, and free cells."""
+    return {"chi": [0.0, 0.0], "free": [0, 0]}
+
+
+def absorb_pods(state: State, arms: Iterable[list[tuple[int, int]]]) -> State:
+    """One look's pods of stable and candidate, each as (requests, events)."""
+    chi, free = list(state["chi"]), list(state["free"])
+    for arm, pods in enumerate(arms):
+        n = sum(p[0] for p in pods)
+        x = sum(p[1] for p in pods)
+        if n == 0 or x == 0 or len(pods) < 2:
+            continue
+        rate = x / n
+        chi[arm] += sum((px - pn * rate) ** 2 / (pn * rate) for pn, px in pods if pn > 0)
+        free[arm] += sum(1 for pn, _ in pods if pn > 0) - 1
+    return {"chi": [round(c, 6) for c in chi], "free": free}
+
+
+def phi_of_pods(state: State) -> float:
+    """The larger of both arms' dispersions between pods, at least 1."""
+    ratios = [
+        (chi + PRIOR_CELLS) / (free + PRIOR_CELLS)
+        for chi, free in zip(state["chi"], state["free"], strict=True)
+    ]
+    return max(1.0, *ratios)
+
+
+def new_buckets() -> State:
+    """Requests, client errors and model errors of each unit bucket, by arm."""
+    return {arm: {} for arm in ("stable", "candidate")}
+
+
+def absorb_buckets(
+    state: State, stable: Mapping[int, Cell], candidate: Mapping[int, Cell]
+) -> State:
+    """One look's buckets, added."""
+    result: State = {}
+    for arm, cells in (("stable", stable), ("candidate", candidate)):
+        # Keys are strings: the state is JSON.
+        sums = dict(state[arm])
+        for bucket, cell in cells.items():
+            had = sums.get(str(bucket), (0, 0, 0))
+            sums[str(bucket)] = [a + b for a, b in zip(had, cell, strict=True)]
+        result[arm] = sums
+    return result
+
+
+def phi_of_buckets(state: State, position: int) -> float:
+    """The larger of both arms' dispersions between unit buckets, at least 1.
+
+    ``position`` is the event's place in a cell: 1 for client errors, 2 for model errors.
+    """
+    largest = 1.0
+    for arm in ("stable", "candidate"):
+        cells = [c for c in state[arm].values() if c[0] > 0]
+        n = sum(c[0] for c in cells)
+        x = sum(c[position] for c in cells)
+        if x == 0 or len(cells) < 2:
+            continue
+        counts = np.array([(c[0], c[position]) for c in cells], dtype=np.float64)
+        expected = counts[:, 0] * (x / n)
+        squares = float(((counts[:, 1] - expected) ** 2).sum()) / x
+        largest = max(largest, squares * len(cells) / (len(cells) - 1))
+    return largest
+
+
+def largest_bucket(state: State, position: int) -> tuple[int, int]:
+    """Events in stable and in the candidate of the bucket with most candidate events."""
+    cells = state["candidate"]
+    if not cells:
+        return 0, 0
+    key = max(cells, key=lambda k: (cells[k][position], k))
+    stable = state["stable"].get(key, (0, 0, 0))
+    return int(stable[position]), int(cells[key][position])
+
+
+def distinct_units(state: State) -> int:
+    """Buckets with a candidate request: never more than the distinct candidate units."""
+    return sum(1 for cell in state["candidate"].values() if cell[0] > 0)
