@@ -12,7 +12,7 @@ from sluice.api.cel import must, rules
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 URI_PATTERN = r"^(file|pvc|https?|s3)://[^\s]+$"
-QUANTITY_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+QUANTITY_PATTERN = r"^[0-9]{1,12}([.][0-9]{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=71)]
 ObjectName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
@@ -66,7 +66,13 @@ Quantity = Annotated[
     Field(
         pattern=QUANTITY_PATTERN,
         max_length=20,
-        json_schema_extra={"x-kubernetes-int-or-string": True},
+        json_schema_extra=rules(
+            must(
+                f"string(self).matches('{QUANTITY_PATTERN}')",
+                "must be a Kubernetes quantity, for example 250m, 2 or 256Mi",
+            ),
+            **{"x-kubernetes-int-or-string": True},
+        ),
     ),
 ]
 """An amount of compute as pods write it: ``250m``, ``0.5``, ``2``, ``256Mi``."""

@@ -119,7 +119,8 @@ def _cleaned(node: Schema, defs: Schema, path: str, inside: tuple[str, ...]) -> 
         made["items"] = _structural(node["items"], defs, f"{path}[]", inside)
         made.setdefault("x-kubernetes-list-type", "atomic")
     if "x-kubernetes-int-or-string" in made:
-        made.pop("type", None)
+        for key in ("type", "pattern", "maxLength"):  # the API server would not look at them
+            made.pop(key, None)
     return made
 
 

@@ -120,7 +120,8 @@ MODEL_REVISION = Kind(
             reason="FieldValueRequired",
         ),
         must(
-            "!has(oldSelf.verdict) || !has(oldSelf.verdict.phase) || oldSelf.verdict.phase != 'Failed' || "
+            "!has(oldSelf.verdict) || !has(oldSelf.verdict.phase) || "
+            "oldSelf.verdict.phase != 'Failed' || "
             "!has(self.verdict) || has(self.verdict.phase) && self.verdict.phase == 'Failed' || "
             "(has(self.verdict.retries) ? self.verdict.retries : 0) > "
             "(has(oldSelf.verdict.retries) ? oldSelf.verdict.retries : 0)",

@@ -1,0 +1,743 @@
+"""What the real API server refuses and accepts, rule by rule.
+
+Every refused object has a twin that differs in the one field at fault and is accepted.  A last
+test proves that no rule of the CRDs is without such a pair.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sluice.api.cel import VALIDATIONS
+from sluice.api.crd import crd, stale
+from sluice.api.kinds import KINDS, MODEL_DEPLOYMENT, MODEL_REVISION, TRUST_POLICY, Kind
+from sluice.api.meta import API_VERSION
+
+pytestmark = pytest.mark.cluster
+
+CRDS = Path(__file__).parents[2] / "crds"
+DIGEST = "sha256:" + "9f" * 32
+OTHER = "sha256:" + "ab" * 32
+
+
+class Server:
+    """The API server by plain HTTP: a dry run with strict fields takes milliseconds."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        config = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        self.url = cluster["server"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self.tls = ssl.create_default_context(cadata=authority)
+        pair = kubeconfig.parent / "api-server-test.pem"
+        pair.touch(0o600)
+        pair.write_bytes(
+            base64.b64decode(user["client-certificate-data"])
+            + base64.b64decode(user["client-key-data"])
+        )
+        self.tls.load_cert_chain(pair)
+        pair.unlink()
+
+    def call(
+        self, method: str, path: str, body: Any = None, kind: str = "application/json"
+    ) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": kind, "Accept": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def try_create(self, kind: Kind, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        place = _path(kind, "default")
+        return self.call("POST", f"{place}?dryRun=All&fieldValidation=Strict", body)
+
+
+def _path(kind: Kind, namespace: str) -> str:
+    inside = f"namespaces/{namespace}/" if kind.scope == "Namespaced" else ""
+    return f"/apis/{API_VERSION}/{inside}{kind.plural}"
+
+
+@pytest.fixture(scope="module")
+def server(cluster: Any) -> Iterator[Server]:
+    """A server that knows our kinds."""
+    server = Server(Path(cluster.kubeconfig))
+    for kind in KINDS:
+        name = f"{kind.plural}.sluice.dev"
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+        status, answer = server.call(
+            "PATCH",
+            f"{path}?fieldManager=test&force=true",
+            crd(kind),
+            "application/apply-patch+yaml",
+        )
+        assert status in (200, 201), answer
+    deadline = time.monotonic() + 30
+    for kind in KINDS:
+        while server.call("GET", _path(kind, "default"))[0] != 200:
+            assert time.monotonic() < deadline, f"{kind.plural} is not served"
+            time.sleep(0.05)
+    yield server
+
+
+def minimal(kind: Kind) -> dict[str, Any]:
+    """The smallest object of ``kind`` that is accepted."""
+    spec: dict[str, Any] = {
+        "ModelDeployment": {"model": {"uri": "s3://models/iris"}},
+        "ModelRevision": {
+            "deployment": "iris",
+            "source": "0123456789",
+            "uri": "s3://models/iris",
+            "package": {"digest": DIGEST},
+            "runtimeImage": "sluice:1",
+            "hashVersion": 1,
+            "identity": {"digest": DIGEST, "env": [{"name": "A"}]},
+            "podTemplate": {"spec": {"containers": [{"name": "model"}]}},
+        },
+        "TrustPolicy": {"namespaces": ["dev"], "admit": [{"packageDigest": DIGEST}]},
+    }[kind.kind]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind.kind,
+        "metadata": {"name": "iris"},
+        "spec": copy.deepcopy(spec),
+    }
+
+
+def put(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """``body`` with ``value`` at the dotted ``path``."""
+    *parents, last = path.split(".")
+    place = body
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return body
+
+
+@dataclass(frozen=True)
+class Case:
+    """``bad`` at ``at`` is refused with a message that contains ``says``; ``good`` is accepted."""
+
+    at: str
+    bad: Any
+    good: Any
+    says: str
+    names: str = ""
+    kind: Kind = MODEL_DEPLOYMENT
+
+    @property
+    def field(self) -> str:
+        """The field that the refusal must name."""
+        return self.names or self.at
+
+    def __str__(self) -> str:
+        return f"{self.kind.short}-{self.at.rpartition('.')[2]}-{str(self.bad)[:40]}"
+
+
+MODEL, SERVING, GATES = "spec.model", "spec.serving", "spec.validation"
+ROLLOUT, ANALYSIS = "spec.rollout", "spec.analysis"
+ERRORS = {"name": "errors", "type": "ErrorRate"}
+DATA = {"uri": "s3://data/holdout.parquet"}
+
+
+def quality(**check: Any) -> dict[str, Any]:
+    return {"dataset": DATA, "checks": [check]}
+
+
+def checks(**check: Any) -> list[dict[str, Any]]:
+    return [ERRORS, {"name": "mine", **check}]
+
+
+ADDRESSES = [
+    Case(f"{MODEL}.uri", "gs://models/iris", "s3://models/iris", "should match"),
+    Case(f"{MODEL}.uri", "models/iris", "file:///models/iris", "should match"),
+    Case(f"{MODEL}.uri", "s3://models", "s3://models/iris", "s3://bucket/key"),
+    Case(f"{MODEL}.uri", "pvc://claim", "pvc://claim/iris", "pvc://claim/path"),
+    Case(f"{MODEL}.uri", "file://models/iris", "file:///models/iris", "file:///path"),
+    Case(f"{MODEL}.uri", "https://m.example", "https://m.example/iris", "https://host/path"),
+    Case(f"{MODEL}.uri", "http://m.example/", "http://m.example:8000/a?b=c", "https://host/path"),
+    Case(f"{MODEL}.uri", "file:///a/../b", "file:///a/..b/c", "'..' segment"),
+    Case(f"{MODEL}.uri", "pvc://claim/a/..", "pvc://claim/a/b..", "'..' segment"),
+    Case(f"{MODEL}.uri", "s3://b/%2e%2E/k", "s3://b/%2e/k", "'..' segment"),
+    Case(f"{MODEL}.uri", "https://me:pw@m.example/a", "https://m.example/@a", "credentialsRef"),
+    Case(f"{MODEL}.uri", "s3://key:secret@bucket/a", "s3://bucket/a@b", "credentialsRef"),
+    Case(f"{MODEL}.digest", "sha256:9F2C", DIGEST, "should match"),
+    Case(
+        MODEL,
+        {"uri": "pvc://claim/iris", "credentialsRef": {"name": "key"}},
+        {"uri": "s3://models/iris", "credentialsRef": {"name": "key"}},
+        "must not be set for file:// and pvc://",
+        f"{MODEL}.credentialsRef",
+    ),
+    Case(
+        f"{GATES}.quality",
+        {"dataset": {"uri": "s3://data"}, "checks": [{"metric": "f1", "min": 0.5}]},
+        {"dataset": DATA, "checks": [{"metric": "f1", "min": 0.5}]},
+        "s3://bucket/key",
+        f"{GATES}.quality.dataset.uri",
+    ),
+]
+
+PODS = [
+    Case("spec.replicas", -1, 0, "greater than or equal to 0"),
+    Case(f"{SERVING}.timeout", "5ms", "10ms", "between 10ms and 10m"),
+    Case(f"{SERVING}.timeout", "11m", "10m", "between 10ms and 10m"),
+    Case(f"{SERVING}.timeout", "2 s", "1s500ms", "should match"),
+    Case(f"{SERVING}.readinessGate", "native", "Probe", "supported values"),
+    Case(
+        f"{SERVING}.runtime",
+        {"image": "a b"},
+        {"image": "r.example:5000/a/sluice:1"},
+        "should",
+        f"{SERVING}.runtime.image",
+    ),
+    Case(
+        f"{SERVING}.env",
+        [{"name": "SLUICE_TOKEN"}],
+        [{"name": "MY_SLUICE_"}],
+        "SLUICE_",
+        f"{SERVING}.env[0].name",
+    ),
+    Case(
+        f"{SERVING}.env",
+        [{"name": "A"}, {"name": "A"}],
+        [{"name": "A"}, {"name": "B"}],
+        "Duplicate value",
+        f"{SERVING}.env[1]",
+    ),
+    Case(
+        f"{SERVING}.env",
+        [{"name": "1A"}],
+        [{"name": "_1A"}],
+        "should match",
+        f"{SERVING}.env[0].name",
+    ),
+    Case(
+        f"{SERVING}.resources",
+        {"requests": {"cpu": "1"}, "limits": {"cpu": "900m"}},
+        {"requests": {"cpu": "900m"}, "limits": {"cpu": 1}},
+        "must not exceed limits.cpu",
+        f"{SERVING}.resources.requests.cpu",
+    ),
+    Case(
+        f"{SERVING}.resources",
+        {"requests": {"memory": "1Gi"}, "limits": {"memory": "1000Mi"}},
+        {"requests": {"memory": "1Gi"}, "limits": {"memory": "1024Mi"}},
+        "must not exceed limits.memory",
+        f"{SERVING}.resources.requests.memory",
+    ),
+    Case(
+        f"{SERVING}.resources",
+        {"limits": {"cpu": "a lot"}},
+        {"limits": {"cpu": "0.5"}},
+        "must be a Kubernetes quantity",
+        f"{SERVING}.resources.limits.cpu",
+    ),
+    Case(
+        f"{SERVING}.pod.labels",
+        {"sluice.dev/revision": "a"},
+        {"example.com/sluice": "a"},
+        "Argo CD, Flux or Helm own",
+    ),
+    Case(
+        f"{SERVING}.pod.labels",
+        {"app.kubernetes.io/instance": "a"},
+        {"app.kubernetes.io/part-of": "a"},
+        "Argo CD, Flux or Helm own",
+    ),
+    Case(f"{SERVING}.pod.labels", {"team": "a b"}, {"team": "a-b"}, "label values"),
+    Case(f"{SERVING}.pod.labels", {"my team": "a"}, {"my.org/team": "a"}, "label keys"),
+    Case(
+        f"{SERVING}.pod.annotations",
+        {"argocd.argoproj.io/tracking-id": "a"},
+        {"prometheus.io/scrape": "true"},
+        "Argo CD, Flux or Helm own",
+    ),
+    Case(f"{SERVING}.pod.annotations", {"a/b/c": "a"}, {"a/b": "any text, 100 %"}, "label keys"),
+    Case(
+        f"{SERVING}.pod.nodeSelector",
+        {"disk type": "ssd"},
+        {"kubernetes.io/arch": "amd64"},
+        "label keys",
+    ),
+    Case(f"{SERVING}.pod.nodeSelector", {"disk": "a/b"}, {"disk": ""}, "label values"),
+    Case(
+        f"{SERVING}.pod.tolerations",
+        [{"operator": "Is"}],
+        [{"operator": "Exists"}],
+        "supported values",
+        f"{SERVING}.pod.tolerations[0].operator",
+    ),
+]
+
+VALIDATION = [
+    Case(
+        f"{GATES}.quality",
+        quality(metric="rocAuc"),
+        quality(metric="rocAuc", min=0.8),
+        "min or maxDropVsStable must be set",
+        f"{GATES}.quality.checks[0]",
+    ),
+    Case(
+        f"{GATES}.quality",
+        quality(metric="r2", max=0.9),
+        quality(metric="r2", maxDropVsStable=0.01),
+        "min or maxDropVsStable must be set",
+        f"{GATES}.quality.checks[0]",
+    ),
+    Case(
+        f"{GATES}.quality",
+        quality(metric="rmse", min=1),
+        quality(metric="rmse", max=12),
+        "max or maxDropVsStable must be set",
+        f"{GATES}.quality.checks[0]",
+    ),
+    Case(
+        f"{GATES}.quality",
+        quality(metric="f1", min=0.9, max=0.8),
+        quality(metric="f1", min=0.8, max=0.9),
+        "min must not exceed max",
+        f"{GATES}.quality.checks[0].min",
+    ),
+    Case(
+        f"{GATES}.quality",
+        quality(metric="accuracy", min=80),
+        quality(metric="accuracy", min=0.80),
+        "write 0.80, not 80",
+        f"{GATES}.quality.checks[0].min",
+    ),
+    Case(
+        f"{GATES}.quality",
+        quality(metric="rocAuc", min=0.8, max=99),
+        quality(metric="rocAuc", min=0.8, max=1),
+        "write 0.99, not 99",
+        f"{GATES}.quality.checks[0].max",
+    ),
+    Case(
+        f"{GATES}.quality",
+        {"dataset": DATA, "checks": []},
+        quality(metric="mae", max=3),
+        "at least 1 items",
+        f"{GATES}.quality.checks",
+    ),
+    Case(
+        f"{GATES}.latency",
+        {"p99": "0s"},
+        {"p99": "1ms"},
+        "between 1ms and 10m",
+        f"{GATES}.latency.p99",
+    ),
+    Case(
+        f"{GATES}.latency",
+        {"p99": "3s"},
+        {"p99": "2s"},
+        "must not exceed serving.timeout",
+        f"{GATES}.latency.p99",
+    ),
+    Case(
+        f"{GATES}.golden",
+        {"tolerance": -1},
+        {"tolerance": 0.001},
+        "greater than or equal to 0",
+        f"{GATES}.golden.tolerance",
+    ),
+    Case(f"{GATES}.initial", "Never", "SmokeOnly", "supported values"),
+]
+
+TRAFFIC = [
+    Case("spec.traffic.unit", {}, {"cookie": "sid"}, "exactly one of header and cookie"),
+    Case(
+        "spec.traffic.unit",
+        {"header": "X-User", "cookie": "sid"},
+        {"header": "X-User"},
+        "exactly one of header and cookie",
+    ),
+    Case(
+        "spec.traffic.unit",
+        {"header": "x-sluice-bucket"},
+        {"header": "X-Sluicegate"},
+        "the router overwrites those",
+        "spec.traffic.unit.header",
+    ),
+    Case("spec.traffic.routerReplicas", 0, 1, "greater than or equal to 1"),
+]
+
+STEPS = [
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 25}, {"weight": 5}],
+        [{"weight": 5}, {"weight": 25}],
+        "weights must rise",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 5}, {"weight": 5}],
+        [{"weight": 5}, {"weight": 6}],
+        "weights must rise",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 0}],
+        [{"weight": 1}],
+        "greater than or equal to 1",
+        f"{ROLLOUT}.steps[0].weight",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 101}],
+        [{"weight": 90}],
+        "less than or equal to 100",
+        f"{ROLLOUT}.steps[0].weight",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 5}, {"weight": 100}],
+        [{"weight": 5}, {"weight": 90}],
+        "must not exceed 100 - watch.holdback",
+    ),
+    Case(
+        ROLLOUT,
+        {"steps": [{"weight": 98}], "watch": {"holdback": 3}},
+        {"steps": [{"weight": 100}], "watch": {"holdback": 0}},
+        "must not exceed 100 - watch.holdback",
+        f"{ROLLOUT}.steps",
+    ),
+    Case(f"{ROLLOUT}.steps", [], [{"weight": 50}], "at least 1 items"),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 5, "minDuration": "2h", "maxDuration": "1h"}],
+        [{"weight": 5, "minDuration": "1h", "maxDuration": "60m"}],
+        "minDuration must not exceed maxDuration",
+        f"{ROLLOUT}.steps[0].maxDuration",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 25, "maxDuration": "4m"}],
+        [{"weight": 9, "maxDuration": "4m"}],
+        "minDuration must not exceed maxDuration",
+        f"{ROLLOUT}.steps[0].maxDuration",
+    ),
+    Case(
+        ROLLOUT,
+        {"strategy": "GatesOnly", "steps": [{"weight": 5}]},
+        {"strategy": "GatesOnly"},
+        "steps must not be set with strategy GatesOnly",
+        f"{ROLLOUT}.steps",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 5, "pause": "Forever"}],
+        [{"weight": 5, "pause": "Manual"}],
+        "supported values",
+        f"{ROLLOUT}.steps[0].pause",
+    ),
+    Case(f"{ROLLOUT}.onFail", "Ignore", "Pause", "supported values"),
+    Case(f"{ROLLOUT}.progressDeadline", "0s", "90s", "between 1s and 24h"),
+    Case(
+        f"{ROLLOUT}.watch",
+        {"duration": "9s"},
+        {"duration": "10s"},
+        "must be at least analysis.interval",
+        f"{ROLLOUT}.watch.duration",
+    ),
+    Case(
+        f"{ROLLOUT}.watch",
+        {"holdback": 51},
+        {"holdback": 50},
+        "less than or equal to 50",
+        f"{ROLLOUT}.watch.holdback",
+    ),
+]
+
+JUDGING = [
+    Case(f"{ANALYSIS}.interval", "999ms", "1s", "between 1s and 5m"),
+    Case(f"{ANALYSIS}.interval", "7d", "5m", "should match"),
+    Case(f"{ANALYSIS}.alpha", 0.5, 0.05, "less than or equal to 0.2"),
+    Case(
+        f"{ANALYSIS}.checks",
+        [{"name": "slow", "type": "Latency"}],
+        [ERRORS, {"name": "slow", "type": "Latency"}],
+        "must include a check of type ErrorRate",
+    ),
+    Case(
+        f"{ANALYSIS}.checks",
+        checks(type="PredictionShift", margin=1.1),
+        checks(type="PredictionShift", max=0.25),
+        "margin must not be set for PredictionShift",
+        f"{ANALYSIS}.checks[1].margin",
+    ),
+    Case(
+        f"{ANALYSIS}.checks",
+        checks(type="Latency", max=1),
+        checks(type="Latency", margin=1.3),
+        "max must not be set for Latency",
+        f"{ANALYSIS}.checks[1].max",
+    ),
+    Case(
+        f"{ANALYSIS}.checks",
+        checks(type="ClientErrorRate", max=5),
+        checks(type="ClientErrorRate", max=0.05),
+        "write 0.05 for 5 %",
+        f"{ANALYSIS}.checks[1].max",
+    ),
+    Case(
+        f"{ANALYSIS}.checks",
+        checks(type="PredictionShift", onFail="Rollback"),
+        checks(type="PredictionShift", onFail="Hold"),
+        "onFail must be Hold",
+        f"{ANALYSIS}.checks[1].onFail",
+    ),
+    Case(
+        f"{ANALYSIS}.checks",
+        checks(type="ErrorRate", margin=0.5),
+        checks(type="ErrorRate", margin=1.5),
+        "greater than or equal to 1",
+        f"{ANALYSIS}.checks[1].margin",
+    ),
+    Case(
+        f"{ANALYSIS}.checks",
+        [ERRORS, ERRORS],
+        [ERRORS, {**ERRORS, "name": "b"}],
+        "Duplicate value",
+        f"{ANALYSIS}.checks[1]",
+    ),
+    Case(
+        f"{ANALYSIS}.checks",
+        checks(type="Drift"),
+        checks(type="Latency"),
+        "supported values",
+        f"{ANALYSIS}.checks[1].type",
+    ),
+]
+
+WHOLE = [
+    Case("metadata.name", "a" * 41, "a" * 40, "at most 40 characters", "<nil>"),
+    Case("metadata.name", "1iris", "iris1", "must start with a letter", "<nil>"),
+    Case("spec", {}, {"model": {"uri": "s3://models/iris"}}, "Required value", MODEL),
+]
+
+TRUST = [
+    Case(
+        "spec.admit",
+        [{}],
+        [{"packageDigest": DIGEST}],
+        "exactly one of packageDigest",
+        "spec.admit[0]",
+        TRUST_POLICY,
+    ),
+    Case(
+        "spec.admit",
+        [{"packageDigest": DIGEST, "anyDigest": True}],
+        [{"anyDigest": True}],
+        "exactly one of packageDigest",
+        "spec.admit[0]",
+        TRUST_POLICY,
+    ),
+    Case(
+        "spec.admit",
+        [{"anyDigest": False}],
+        [{"anyDigest": True, "classes": ["Code"]}],
+        "anyDigest must be true or absent",
+        "spec.admit[0].anyDigest",
+        TRUST_POLICY,
+    ),
+    Case(
+        "spec.admit",
+        [{"anyDigest": True, "classes": ["Data"]}],
+        [{"anyDigest": True, "classes": ["Restricted"]}],
+        "supported values",
+        "spec.admit[0].classes[0]",
+        TRUST_POLICY,
+    ),
+    Case("spec.namespaces", [], ["dev"], "at least 1 items", "spec.namespaces", TRUST_POLICY),
+    Case(
+        "spec.namespaces",
+        ["dev", "dev"],
+        ["dev", "prod"],
+        "Duplicate value",
+        "spec.namespaces[1]",
+        TRUST_POLICY,
+    ),
+]
+
+RECORDS = [
+    Case(
+        "verdict",
+        {"phase": "Failed"},
+        {"phase": "Failed", "scope": "Package"},
+        "scope must be set when phase is Failed",
+        "verdict.scope",
+        MODEL_REVISION,
+    ),
+    Case(
+        "verdict",
+        {"phase": "Good"},
+        {"phase": "Passed"},
+        "supported values",
+        "verdict.phase",
+        MODEL_REVISION,
+    ),
+]
+
+CASES = [
+    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *JUDGING, *WHOLE, *TRUST, *RECORDS,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_wrong_value_is_refused_with_field_and_rule_and_its_twin_is_accepted(
+    server: Server, case: Case
+) -> None:
+    status, answer = server.try_create(case.kind, put(minimal(case.kind), case.at, case.bad))
+    assert status == 422, answer
+    causes = answer["details"]["causes"]
+    hits = [cause for cause in causes if case.says.lower() in cause["message"].lower()]
+    assert hits, f"no cause says {case.says!r}: {causes}"
+    assert case.field in {cause["field"] for cause in hits}, hits
+
+    status, answer = server.try_create(case.kind, put(minimal(case.kind), case.at, case.good))
+    assert status == 201, answer
+
+
+TYPOS = [
+    (MODEL_DEPLOYMENT, "spec.model.url", "s3://models/iris", "spec.model.url"),
+    (MODEL_DEPLOYMENT, "spec.rollout.step", [{"weight": 5}], "spec.rollout.step"),
+    (MODEL_DEPLOYMENT, "spec.autoscaling", {"min": 1}, "spec.autoscaling"),
+    (TRUST_POLICY, "spec.namespace", ["dev"], "spec.namespace"),
+]
+
+
+@pytest.mark.parametrize(("kind", "at", "value", "named"), TYPOS, ids=lambda v: str(v)[:30])
+def test_a_field_that_does_not_exist_is_refused_by_name(
+    server: Server, kind: Kind, at: str, value: Any, named: str
+) -> None:
+    status, answer = server.try_create(kind, put(minimal(kind), at, value))
+    assert status == 400
+    assert f'unknown field "{named}"' in answer["message"]
+
+
+def _messages() -> set[str]:
+    found: set[str] = set()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            found.update(rule["message"] for rule in node.get(VALIDATIONS, []))
+            for child in node.values():
+                walk(child)
+        elif isinstance(node, list):
+            for child in node:
+                walk(child)
+
+    for kind in KINDS:
+        walk(crd(kind))
+    return found
+
+
+TRANSITIONS = ("spec must not change", "verdict must not be removed", "must not leave Failed")
+
+
+def test_every_rule_has_a_case() -> None:
+    said = [case.says for case in CASES] + list(TRANSITIONS)
+    assert [m for m in _messages() if not any(s.lower() in m.lower() for s in said)] == []
+
+
+def test_the_committed_files_are_what_the_models_say() -> None:
+    assert stale(CRDS) == []
+
+
+@pytest.fixture
+def change(server: Server, namespace: str) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """Makes a ModelRevision, then patches it."""
+    place = _path(MODEL_REVISION, namespace)
+
+    def changed(first: dict[str, Any], then: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status, answer = server.call("POST", place, {**minimal(MODEL_REVISION), **first})
+        assert status == 201, answer
+        return server.call("PATCH", f"{place}/iris", then, "application/merge-patch+json")
+
+    return changed
+
+
+FAILED = {"verdict": {"phase": "Failed", "scope": "Package", "reason": "GateFailed"}}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "says"),
+    [
+        ({}, {"spec": {"uri": "s3://models/other"}}, "spec must not change"),
+        ({}, {"spec": {"package": {"digest": OTHER}}}, "spec must not change"),
+        ({}, {"spec": {"identity": {"digest": OTHER}}}, "spec must not change"),
+        ({}, {"spec": {"podTemplate": {"spec": {"containers": []}}}}, "spec must not change"),
+        ({}, {"spec": {"identity": {"more": 1}}}, "spec must not change"),
+        (FAILED, {"verdict": {"phase": "Passed"}}, "must not leave Failed"),
+        (FAILED, {"verdict": {"phase": "New"}}, "must not leave Failed"),
+        (FAILED, {"verdict": {"phase": None}}, "must not leave Failed"),
+        (FAILED, {"verdict": None}, "verdict must not be removed"),
+    ],
+    ids=str,
+)
+def test_a_record_is_not_rewritten(
+    change: Callable[..., tuple[int, dict[str, Any]]],
+    first: dict[str, Any],
+    then: dict[str, Any],
+    says: str,
+) -> None:
+    status, answer = change(first, then)
+    assert status == 422, answer
+    assert says in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"metadata": {"labels": {"team": "a"}}}),
+        ({}, {"verdict": {"phase": "Validated"}}),
+        ({"verdict": {"phase": "Validated"}}, FAILED),
+        (FAILED, {"verdict": {"message": "told again"}}),
+        (FAILED, {"verdict": {"phase": "New", "retries": 1}}),
+        ({"verdict": {"phase": "Withdrawn"}}, {"verdict": {"phase": "New", "attempts": 1}}),
+    ],
+    ids=str,
+)
+def test_what_may_change_in_a_record(
+    change: Callable[..., tuple[int, dict[str, Any]]], first: dict[str, Any], then: dict[str, Any]
+) -> None:
+    status, answer = change(first, then)
+    assert status == 200, answer
+
+
+def test_a_new_object_is_not_yet_observed_and_scales(server: Server, namespace: str) -> None:
+    place = _path(MODEL_DEPLOYMENT, namespace)
+    status, made = server.call("POST", place, minimal(MODEL_DEPLOYMENT))
+    assert status == 201, made
+    assert made["status"] == {"observedGeneration": -1}
+    assert made["spec"] == {"model": {"uri": "s3://models/iris"}, "replicas": 2}
+    status, scale = server.call("GET", f"{place}/iris/scale")
+    assert (status, scale["spec"]["replicas"]) == (200, 2)
+
+
+def test_objects_are_found_by_digest(server: Server, namespace: str) -> None:
+    status, _ = server.call("POST", _path(MODEL_REVISION, namespace), minimal(MODEL_REVISION))
+    assert status == 201
+    place = _path(MODEL_REVISION, namespace)
+    for digest, expected in ((DIGEST, 1), (OTHER, 0)):
+        _, found = server.call("GET", f"{place}?fieldSelector=spec.package.digest={digest}")
+        assert len(found["items"]) == expected
