@@ -10,14 +10,27 @@ holding ``str`` or ``None`` (string inputs).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from sluice.errors import InvalidInputError
-from sluice.package.manifest import Input, Manifest
+from sluice.package.manifest import Input
 
 Columns = dict[str, "np.ndarray[Any, Any]"]
+
+
+class Schema(Protocol):
+    """The part of a manifest that says how a model takes its columns."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Features in the model's order."""
+
+    @property
+    def layout(self) -> Literal["Columns", "Matrix"]:
+        """Named columns, or one matrix."""
+
 
 _EXPECTED = {
     "float": "a number",
@@ -105,33 +118,33 @@ def _object_array(values: Iterable[Any]) -> np.ndarray[Any, Any]:
     return array
 
 
-def to_model_input(columns: Columns, manifest: Manifest) -> Any:
+def to_model_input(columns: Columns, schema: Schema) -> Any:
     """What a Python model's ``predict`` takes: a data frame, or a float64 matrix.
 
     The frame has the dtypes the examples had: whole numbers and booleans stay so unless a value is
     missing; a missing string is NaN, as pandas and scikit-learn's imputers expect it.
     """
-    if manifest.layout == "Matrix":
-        return to_matrix(columns, manifest)
+    if schema.layout == "Matrix":
+        return to_matrix(columns, schema)
     import pandas as pd
 
-    data = {spec.name: _frame_column(spec, columns[spec.name]) for spec in manifest.inputs}
-    return pd.DataFrame(data, columns=[spec.name for spec in manifest.inputs], copy=False)
+    data = {spec.name: _frame_column(spec, columns[spec.name]) for spec in schema.inputs}
+    return pd.DataFrame(data, columns=[spec.name for spec in schema.inputs], copy=False)
 
 
-def to_matrix(columns: Columns, manifest: Manifest) -> np.ndarray[Any, Any]:
+def to_matrix(columns: Columns, schema: Schema) -> np.ndarray[Any, Any]:
     """The columns side by side, float64; an object matrix when one of them holds strings."""
-    stack = [columns[spec.name] for spec in manifest.inputs]
+    stack = [columns[spec.name] for spec in schema.inputs]
     return np.column_stack(stack) if stack else np.empty((0, 0))
 
 
 def to_onnx_feeds(
-    columns: Columns, manifest: Manifest, onnx_inputs: Sequence[tuple[str, str]]
+    columns: Columns, schema: Schema, onnx_inputs: Sequence[tuple[str, str]]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Feeds for ONNX Runtime; ``onnx_inputs`` are its ``(name, type)``, e.g. ``tensor(double)``."""
-    if manifest.layout == "Matrix":
+    if schema.layout == "Matrix":
         name, kind = onnx_inputs[0]
-        return {name: _cast(to_matrix(columns, manifest), kind)}
+        return {name: _cast(to_matrix(columns, schema), kind)}
     return {name: _cast(columns[name].reshape(-1, 1), kind) for name, kind in onnx_inputs}
 
 
@@ -158,6 +171,10 @@ def _cast(array: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
 
 
 def _frame_column(spec: Input, values: np.ndarray[Any, Any]) -> Any:
+    if spec.categorical:
+        import pandas as pd
+
+        return pd.Categorical(values, categories=list(spec.categories or ()))
     if spec.type == "string":
         return np.where(values == None, np.nan, values)  # noqa: E711
     if spec.type in ("int", "bool") and not np.isnan(values).any():

@@ -222,7 +222,7 @@ def _check_content(package: Package) -> None:
     model = package.manifest.model
     listed = {f.path for f in package.manifest.files}
     found = sniff(package.model_bytes, external_files=listed)
-    code = found.trust_class == "Code" or package.manifest.preprocess is not None
+    code = found.trust_class == "Code" or bool(package.manifest.code)
     actual = "Code" if code else found.trust_class
     if found.format != model.format or actual != model.trust_class:
         raise PackageError(

@@ -32,13 +32,16 @@ PROFILE_NAME = "profile.json"
 LOCK_NAME = "requirements.lock"
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-MAX_CATEGORIES = 200
+MAX_CATEGORIES = 256
 MAX_GOLDEN = 100
+
+PREPROCESS = r"^[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*$"
 
 Task = Literal["classification", "regression"]
 Format = Literal["onnx", "joblib", "pickle"]
 TrustClass = Literal["Data", "Restricted", "Code"]
 InputType = Literal["float", "int", "bool", "string"]
+ScoreName = Literal["probability", "decision", "value", "vote"]
 Label = str | int | bool
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -70,15 +73,19 @@ class Input(_Part, frozen=True, kw_only=True):
     min: float | None = None
     max: float | None = None
     categories: Annotated[tuple[Category, ...], Meta(max_length=MAX_CATEGORIES)] | None = None
+    categorical: bool = False
+    """The model was trained on pandas' category dtype with these ``categories``."""
 
 
 class Output(_Part, frozen=True, kw_only=True):
-    """What comes back; ``scores_are`` says whether scores are probabilities."""
+    """What comes back.  ``score_name`` also says how a Python model is asked for it:
+    probability by ``predict_proba``, decision by ``decision_function``, value by ``predict``,
+    vote (1 for the predicted label, else 0) by ``predict`` too."""
 
     labels: Annotated[tuple[Label, ...], Meta(min_length=1, max_length=10_000)] | None = None
     positive: Label | None = None
     threshold: float = 0.5
-    score_name: Text = "probability"
+    score_name: ScoreName = "probability"
 
 
 class Environment(_Part, frozen=True, kw_only=True):
@@ -103,13 +110,6 @@ class Conversion(_Part, frozen=True, kw_only=True):
     detail: LongText = ""
 
 
-class Preprocess(_Part, frozen=True, kw_only=True):
-    """Python source carried in the package: ``function`` of ``file`` maps a frame to a frame."""
-
-    file: FilePath
-    function: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
-
-
 class Manifest(_Part, frozen=True, kw_only=True):
     """The whole of ``sluice.json``."""
 
@@ -118,7 +118,10 @@ class Manifest(_Part, frozen=True, kw_only=True):
     task: Task
     model: ModelFile
     original: ModelFile | None = None
-    preprocess: Preprocess | None = None
+    code: Annotated[tuple[FilePath, ...], Meta(max_length=100)] = ()
+    """Python source that the model needs, importable by its file name (see ``code``)."""
+    preprocess: Annotated[str, Meta(pattern=PREPROCESS, max_length=200)] | None = None
+    """``module:function`` of ``code``: maps a data frame to the frame that the model takes."""
     layout: Literal["Columns", "Matrix"] = "Columns"
     """Columns: the model takes named columns (a data frame; one ONNX input a column).
     Matrix: it takes one numeric matrix whose columns are ``inputs`` in order."""
@@ -197,11 +200,11 @@ def _check(manifest: Manifest) -> None:
     _unique("inputs", [i.name for i in manifest.inputs])
     used = [manifest.model.file]
     used += [manifest.original.file] if manifest.original else []
-    used += [manifest.preprocess.file] if manifest.preprocess else []
+    used += list(manifest.code)
     for path in used:
         if path not in paths:
             raise _corrupt(f"names {path!r}, which is not in files")
-    if manifest.preprocess and manifest.model.trust_class != "Code":
+    if (manifest.code or manifest.preprocess) and manifest.model.trust_class != "Code":
         raise _corrupt("has Python source to run but its model is not of class Code")
     labels = manifest.output.labels
     if manifest.task == "classification" and labels is None:
