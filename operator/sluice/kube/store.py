@@ -1,0 +1,296 @@
+"""What the cluster looked like when it was last heard: a cache of every object we work with.
+
+Filled by the feed, read by ``controller.observe``.  Objects are kept as trimmed JSON bytes (a third
+of the memory of dicts; 10-20 us to decode) so every reader gets its own copy.  The store also
+remembers what this process wrote, so that a reconcile never acts on a cache that is older than its
+own last write: see ``caught_up``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from sluice.api import meta
+from sluice.kube.resources import Object
+
+Key = tuple[str, str]
+"""(namespace, name of the ModelDeployment): what is reconciled."""
+
+_Ref = tuple[str, str, str]
+"""(kind, namespace, name)"""
+
+EXPECTATION_SECONDS = 60.0
+_TOMBSTONES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between the cache before and after: ``Added``, ``Modified``, ``Deleted``."""
+
+    type: str
+    kind: str
+    namespace: str
+    name: str
+    owner: str
+    """The ModelDeployment's name; empty for objects that belong to none."""
+
+    @property
+    def key(self) -> Key | None:
+        """What to reconcile because of this change."""
+        return (self.namespace, self.owner) if self.owner else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    raw: bytes
+    version: str
+    uid: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Expectation:
+    version: str
+    uid: str
+    deleted: bool
+    since: float
+
+
+def owner_of(obj: Object) -> str:
+    """The ModelDeployment that ``obj`` is, or is labelled with."""
+    metadata = obj["metadata"]
+    if obj.get("kind") == "ModelDeployment":
+        return str(metadata["name"])
+    return str((metadata.get("labels") or {}).get(meta.LABEL_DEPLOYMENT, ""))
+
+
+def trim(obj: Object) -> Object:
+    """``obj`` without what nobody here reads: field managers, and most of a pod's spec."""
+    metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    trimmed = {**obj, "metadata": metadata}
+    if obj.get("kind") == "Pod" and "spec" in obj:
+        spec = obj["spec"]
+        trimmed["spec"] = {
+            key: spec[key] for key in ("nodeName", "readinessGates") if key in spec
+        } | {
+            key: [{"name": c["name"], "image": c.get("image", "")} for c in spec[key]]
+            for key in ("containers", "initContainers")
+            if key in spec
+        }
+    return trimmed
+
+
+def older(left: str, right: str) -> bool:
+    """Whether resource version ``left`` is before ``right`` (both of one server)."""
+    if left.isdigit() and right.isdigit():
+        return int(left) < int(right)
+    return False
+
+
+class Store:
+    """Objects by kind, found by name or by the ModelDeployment they belong to."""
+
+    def __init__(
+        self, kinds: Iterable[str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._objects: dict[str, dict[Key, _Entry]] = {kind: {} for kind in kinds}
+        self._owned: dict[str, dict[Key, set[str]]] = {
+            kind: defaultdict(set) for kind in self._objects
+        }
+        self._buried: OrderedDict[str, None] = OrderedDict()
+        self._expected: dict[Key, dict[_Ref, _Expectation]] = {}
+        self._clock = clock
+        self.trust_readable = True
+        """False where RBAC does not let us read TrustPolicies: code formats are then refused."""
+
+    # Reading
+
+    def get(self, kind: str, namespace: str | None, name: str) -> Object | None:
+        """A copy of the object, or None."""
+        entry = self._objects[kind].get((namespace or "", name))
+        return orjson.loads(entry.raw) if entry else None
+
+    def has(self, kind: str, namespace: str | None, name: str) -> bool:
+        """Whether it is known, without decoding it."""
+        return (namespace or "", name) in self._objects[kind]
+
+    def owned(self, kind: str, key: Key) -> list[Object]:
+        """Copies of the objects of ``kind`` labelled with this ModelDeployment, by name."""
+        names = sorted(self._owned[kind].get(key, ()))
+        rows = self._objects[kind]
+        return [orjson.loads(rows[key[0], name].raw) for name in names]
+
+    def each(self, kind: str) -> Iterator[Object]:
+        """Copies of all objects of ``kind``."""
+        for entry in list(self._objects[kind].values()):
+            yield orjson.loads(entry.raw)
+
+    def deployments(self) -> list[Key]:
+        """Every ModelDeployment known, and every one that still has a ModelRevision."""
+        found = set(self._objects.get("ModelDeployment", ()))
+        found.update(k for k, names in self._owned.get("ModelRevision", {}).items() if names)
+        return sorted(found)
+
+    def count(self, kind: str) -> int:
+        """How many objects of ``kind`` are known."""
+        return len(self._objects[kind])
+
+    # Feeding
+
+    def apply_event(self, kind: str, event: str, obj: Object) -> Change | None:
+        """Takes ``ADDED``, ``MODIFIED`` or ``DELETED`` in; None when it tells nothing new."""
+        metadata = obj["metadata"]
+        if event == "DELETED":
+            self._bury(metadata.get("uid", ""))
+            place = (metadata.get("namespace", ""), metadata["name"])
+            version = metadata.get("resourceVersion", "")
+            return self._remove(kind, place, metadata.get("uid", ""), version)
+        return self._put(kind, obj)
+
+    def replace(
+        self,
+        kind: str,
+        items: Iterable[Object],
+        *,
+        namespace: str | None = None,
+        version: str = "",
+    ) -> list[Change]:
+        """Makes ``items`` all there is (in ``namespace``); what is no longer there was deleted.
+
+        ``version`` is the list's resource version: what the cache learned after it stays.
+        """
+        changes, listed = [], set()
+        for obj in items:
+            metadata = obj["metadata"]
+            listed.add((metadata.get("namespace", ""), metadata["name"]))
+            if change := self._put(kind, obj):
+                changes.append(change)
+        return changes + self.prune(kind, listed, namespace=namespace, version=version)
+
+    def prune(
+        self, kind: str, listed: set[Key], *, namespace: str | None = None, version: str = ""
+    ) -> list[Change]:
+        """Drops what a complete list did not name: the second half of ``replace``, for pages."""
+        changes = []
+        for (space, name), entry in list(self._objects[kind].items()):
+            if (space, name) in listed or (namespace is not None and space != namespace):
+                continue
+            if version and older(version, entry.version):
+                continue
+            self._bury(entry.uid)
+            if change := self._remove(kind, (space, name), entry.uid, version):
+                changes.append(change)
+        return changes
+
+    def put(self, kind: str, obj: Object) -> Change | None:
+        """Takes one listed object in: the first half of ``replace``, for pages."""
+        return self._put(kind, obj)
+
+    def _put(self, kind: str, obj: Object) -> Change | None:
+        metadata = obj["metadata"]
+        place = (metadata.get("namespace", ""), metadata["name"])
+        version, uid = metadata.get("resourceVersion", ""), metadata.get("uid", "")
+        if uid in self._buried:
+            return None
+        known = self._objects[kind].get(place)
+        if known and known.uid == uid and not older(known.version, version):
+            self._seen(kind, place, known.owner, known.version, uid)
+            return None
+        owner = owner_of({"kind": kind, "metadata": metadata})
+        if known and known.owner != owner:
+            self._owned[kind][place[0], known.owner].discard(place[1])
+        self._objects[kind][place] = _Entry(orjson.dumps(trim(obj)), version, uid, owner)
+        if owner:
+            self._owned[kind][place[0], owner].add(place[1])
+        going = bool(metadata.get("deletionTimestamp"))
+        self._seen(kind, place, owner, version, uid, gone=going)
+        return Change("Modified" if known else "Added", kind, place[0], place[1], owner)
+
+    def _remove(self, kind: str, place: Key, uid: str, version: str) -> Change | None:
+        namespace, name = place
+        entry = self._objects[kind].get(place)
+        if entry is None or (uid and entry.uid != uid):
+            return None
+        del self._objects[kind][place]
+        names = self._owned[kind].get((namespace, entry.owner))
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del self._owned[kind][namespace, entry.owner]
+        self._seen(kind, place, entry.owner, version, uid, gone=True)
+        return Change("Deleted", kind, namespace, name, entry.owner)
+
+    def _bury(self, uid: str) -> None:
+        """A uid never comes back: an older list must not raise what an event has buried."""
+        if not uid:
+            return
+        self._buried[uid] = None
+        if len(self._buried) > _TOMBSTONES:
+            self._buried.popitem(last=False)
+
+    # Own writes
+
+    def wrote(self, obj: Object) -> None:
+        """This process wrote ``obj``; until the feed brings that version, its key is behind."""
+        self._expect(obj, deleted=False)
+
+    def deleted(self, obj: Object) -> None:
+        """This process asked to delete ``obj``; until the feed shows that, its key is behind."""
+        self._expect(obj, deleted=True)
+
+    def _expect(self, obj: Object, *, deleted: bool) -> None:
+        kind, metadata = obj.get("kind", ""), obj["metadata"]
+        owner = owner_of(obj)
+        if kind not in self._objects or not owner:
+            return
+        place = (metadata.get("namespace", ""), metadata["name"])
+        version, uid = metadata.get("resourceVersion", ""), metadata.get("uid", "")
+        known = self._objects[kind].get(place)
+        if deleted and known is None:
+            return
+        if not deleted and known and known.uid == uid and not older(known.version, version):
+            return
+        if uid in self._buried:
+            return
+        waiting = self._expected.setdefault((place[0], owner), {})
+        waiting[kind, place[0], place[1]] = _Expectation(version, uid, deleted, self._clock())
+
+    def _seen(
+        self, kind: str, place: Key, owner: str, version: str, uid: str, *, gone: bool = False
+    ) -> None:
+        key = (place[0], owner)
+        waiting = self._expected.get(key)
+        if not waiting:
+            return
+        ref = (kind, place[0], place[1])
+        expected = waiting.get(ref)
+        if expected is None:
+            return
+        current = bool(version) and not older(version, expected.version)
+        same = expected.uid == uid  # A late event of an object that had the name settles nothing.
+        if (gone or (current and not expected.deleted)) if same else current:
+            del waiting[ref]
+            if not waiting:
+                del self._expected[key]
+
+    def caught_up(self, key: Key) -> bool:
+        """Whether the cache has seen everything that this process wrote for ``key``.
+
+        A write that the feed has not shown after a minute is no longer waited for: the object may
+        have lost the label that the feed selects by.
+        """
+        waiting = self._expected.get(key)
+        if not waiting:
+            return True
+        now = self._clock()
+        for ref in [r for r, e in waiting.items() if now - e.since > EXPECTATION_SECONDS]:
+            del waiting[ref]
+        if not waiting:
+            del self._expected[key]
+            return True
+        return False
