@@ -223,7 +223,7 @@ def log_e(state: State, phi: float = 1.0, without: Floats | None = None) -> floa
 def phi_index(phi: float) -> int:
     """Index of the smallest kept dispersion that is at least ``phi`` (the largest beyond)."""
     # A hair of tolerance: 1.0000001 is rounding, not dispersion.
-    return int(min(np.searchsorted(PHIS, phi - 1e-6), len(PHIS) - 1))
+    return min(int(np.searchsorted(PHIS, phi - 1e-6)), len(PHIS) - 1)
 
 
 def gain_of(state: State, stable_x: int, candidate_x: int, share: float) -> Floats:

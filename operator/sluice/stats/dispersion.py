@@ -25,7 +25,7 @@ PRIOR_CELLS = 5.0
 """Pods of a few looks say little: phi begins as if this many cells had shown none."""
 
 STICKY_FLOOR = 2.0
-"""At promotion, users with lasting failure rates hide inside few events (promotion.md, section 2)."""
+"""At promotion: users with lasting failure rates hide inside few events (promotion.md, 2)."""
 
 
 def new_pods() -> State:
@@ -53,7 +53,7 @@ def phi_of_pods(state: State) -> float:
         (chi + PRIOR_CELLS) / (free + PRIOR_CELLS)
         for chi, free in zip(state["chi"], state["free"], strict=True)
     ]
-    return max(1.0, *ratios)
+    return max(1.0, float(ratios[0]), float(ratios[1]))
 
 
 def new_buckets() -> State:

@@ -1,0 +1,354 @@
+"""The judge: evidence in, verdicts out.
+
+``absorb`` adds a look to a state, ``judge`` reads verdicts off it.  Both are pure; the state is
+plain JSON that the caller commits together with the counter snapshot the look was made from.
+Rollback: Engine C over all guardrails, one alpha for the canary and one for the watch, combined by
+the mean of e-values (judge_guardrails).  Promotion: a bounded-risk e-process per metric, anew at
+each step (judge_promotion).  Formulas: sluice.stats and docs/statistics.md.
+
+Called by sluice.rollout (decide) and sluice.controller (absorb); calls sluice.stats only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from sluice.rollout import judge_guardrails as guardrails
+from sluice.rollout import judge_promotion as promotion
+from sluice.rollout import judge_words as words
+from sluice.rollout.judge_guardrails import EVENT, Finding
+from sluice.rollout.judge_promotion import Needs
+from sluice.rollout.plan import Plan
+from sluice.stats import combine, counts, dispersion, watch
+from sluice.stats.look import ArmLook, Look
+
+State = dict[str, Any]
+Phase = Literal["canary", "watch"]
+Word = Literal["Pass", "Fail", "Inconclusive", "NoData"]
+
+VERSION = 1
+NON_FINITE = 3
+"""Non-finite scores of the candidate that are a hard fail while stable has none."""
+
+RECENT = 0.9
+"""Decay per look of the recent counts: about the last ten looks."""
+
+DISPLAY_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check: both values, the effect with its confidence sequence, and the evidence.
+
+    Rates are shares; latency is in seconds, at the quantile with most evidence; a prediction
+    shift is a PSI.  The effect of a rate is an odds ratio, of latency a ratio of times.
+    """
+
+    name: str
+    type: str
+    verdict: Word
+    stable_n: int = 0
+    stable_value: float | None = None
+    candidate_n: int = 0
+    candidate_value: float | None = None
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float | None = None
+    log10_evidence: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the evidence says now.
+
+    ``alarm`` takes the candidate back, ``hold`` asks for a person.  ``promotion`` is Pass only
+    without either and with all of the step's evidence; otherwise ``missing`` says what is not
+    there yet and ``eta_seconds`` how long that takes an equal candidate at the present traffic
+    (None: for ever, no traffic).  ``excess_bound``: the candidate is not worse by more than this
+    many errors per request.  ``detectable``: the odds ratio of errors that would have been found.
+    """
+
+    checks: list[CheckResult] = field(default_factory=list)
+    alarm: CheckResult | None = None
+    hold: CheckResult | None = None
+    promotion: Literal["Pass", "Wait"] = "Wait"
+    missing: list[str] = field(default_factory=list)
+    eta_seconds: float | None = None
+    evidence_percent: float = 0.0
+    worst: str = ""
+    candidate_n: int = 0
+    excess_bound: float | None = None
+    detectable: float | None = None
+
+
+def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> State:
+    """A state without evidence.
+
+    The canary plans one start per step; the watch one per look of ``planned_looks`` (default: its
+    duration over the interval).
+    """
+    looks = planned_looks or plan.planned_watch_looks
+    starts = len(plan.steps) if phase == "canary" else watch.planned_starts(looks)
+    return {
+        "v": VERSION,
+        "phase": phase,
+        "planned": looks,
+        "last": -1,
+        "looks": 0,
+        "step": -1,
+        "total": _no_sample(),
+        "in_step": _no_sample(),
+        "recent": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
+        "checks": {c.name: guardrails.new(c, starts) for c in plan.checks},
+        "pods": {kind: dispersion.new_pods() for kind in EVENT},
+        "buckets": dispersion.new_buckets() if plan.sticky else None,
+        "promotion": {},
+    }
+
+
+def begin_step(plan: Plan, state: State, index: int) -> State:
+    """The state at the beginning of step ``index``; unchanged when it is in that step already.
+
+    Promotion starts from no evidence, with bets tuned to stable's rate so far and the last step's
+    margin chosen by the traffic so far; rollback begins one more of its starts.
+    """
+    if state["step"] == index:
+        return state
+    begun = {
+        c.name: guardrails.start(c, guardrails.at_step(c, state["checks"][c.name]))
+        for c in plan.checks
+    }
+    return {
+        **state,
+        "step": index,
+        "in_step": _no_sample(),
+        "checks": begun,
+        "promotion": promotion.new(plan, state, plan.steps[index]),
+    }
+
+
+def absorb(plan: Plan, state: State, look: Look) -> State:
+    """The state with one more look in it.
+
+    A look that is replayed or out of order (its id is not above the last one's) changes nothing:
+    after a crash the same look is read again.
+    """
+    if look.id <= state["last"]:
+        return state
+    begins = state["phase"] == "watch" and watch.begins(state["looks"], state["planned"])
+    checks = {}
+    for check in plan.checks:
+        process = state["checks"][check.name]
+        process = guardrails.start(check, process) if begins else process
+        checks[check.name] = guardrails.absorb(check, process, look)
+    buckets = state["buckets"]
+    if buckets is not None:
+        buckets = dispersion.absorb_buckets(buckets, look.stable.buckets, look.candidate.buckets)
+    return {
+        **state,
+        "last": look.id,
+        "looks": state["looks"] + 1,
+        "total": _sampled(state["total"], look),
+        "in_step": _sampled(state["in_step"], look),
+        "recent": _recent(state["recent"], look),
+        "checks": checks,
+        "pods": {kind: _pods(state["pods"][kind], place, look) for kind, place in EVENT.items()},
+        "buckets": buckets,
+        "promotion": promotion.absorb(plan, state, look),
+    }
+
+
+def judge(plan: Plan, state: State) -> Judgement:
+    """Verdicts on everything absorbed so far."""
+    alpha, limits = _alpha(plan, state)
+    findings = [guardrails.find(c, state, alpha, limits) for c in plan.checks]
+    guards = [f for f in findings if f.check.action == "Rollback" and f.e_valued]
+    combined = combine.log_mean([f.log_e for f in guards])
+    culprit = _culprit(guards, alpha)
+    needs = None
+    if state["phase"] == "canary" and state["step"] >= 0:
+        needs = promotion.needs(plan, state)
+    results = [_result(state, f, needs, alpha) for f in findings]
+    by_name = {r.name: r for r in results}
+    alarm = _failed(culprit, by_name) or _other_alarm(findings, state, by_name)
+    hold = next((r for f in findings if (r := _held(f, alpha, by_name)) is not None), None)
+    failed = {r.name: r for r in (alarm, hold) if r is not None}
+    worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
+    quiet = alarm is None and hold is None
+    return Judgement(
+        checks=[failed.get(r.name, r) for r in results],
+        alarm=alarm,
+        hold=hold,
+        promotion="Pass" if quiet and needs is not None and not needs.missing else "Wait",
+        missing=needs.missing if needs is not None else [],
+        eta_seconds=needs.eta if needs is not None else None,
+        evidence_percent=max(0.0, 100.0 * combined / math.log(1.0 / alpha)),
+        worst=next(iter(failed), worst.check.name if worst is not None else ""),
+        candidate_n=_shown(state)["candidate"][0],
+        excess_bound=promotion.excess_bound(plan, state),
+        detectable=_detectable(state, findings, alpha, len(guards)),
+    )
+
+
+def _alpha(plan: Plan, state: State) -> tuple[float, int]:
+    """What the e-values may spend of this phase's alpha, and how many limits share the rest."""
+    alpha = plan.alpha_canary if state["phase"] == "canary" else plan.alpha_watch
+    limits = sum(1 for c in plan.checks if c.limit is not None and c.type in EVENT)
+    return (alpha * (1.0 - guardrails.LIMIT_LEVEL) if limits else alpha), limits
+
+
+def _culprit(guards: list[Finding], alpha: float) -> Finding | None:
+    """The guardrail that fails, when all of them together have the evidence.
+
+    It must matter (0.1 points observed) and survive leaving out its largest unit bucket.
+    """
+    need = math.log(1.0 / alpha)
+    if combine.log_mean([f.log_e for f in guards]) < need:
+        return None
+    culprit = max(guards, key=lambda f: f.log_e)
+    without = [f.log_e_without if f is culprit else f.log_e for f in guards]
+    return culprit if culprit.matters and combine.log_mean(without) >= need else None
+
+
+def _other_alarm(
+    findings: list[Finding], state: State, results: dict[str, CheckResult]
+) -> CheckResult | None:
+    """Failures that need no comparison of rates: a hard limit, scores that are no numbers."""
+    for finding in findings:
+        if finding.over_limit and finding.check.action == "Rollback":
+            return _failed(finding, results)
+        shifted = finding.shifted is not None and finding.shifted.fires
+        if shifted and finding.check.action == "Rollback":
+            return _failed(finding, results)
+    stable, candidate = state["total"]["stable"], state["total"]["candidate"]
+    enough = candidate[3] >= NON_FINITE and candidate[3] >= 0.001 * candidate[0]
+    if stable[3] > 0 or stable[0] == 0 or not enough:
+        return None
+    return CheckResult(
+        name="non-finite",
+        type="NonFinite",
+        verdict="Fail",
+        stable_n=stable[0],
+        stable_value=0.0,
+        candidate_n=candidate[0],
+        candidate_value=candidate[3] / candidate[0] if candidate[0] else None,
+        message=f"{candidate[3]} of {words.many(candidate[0])} answers of the candidate held a "
+        f"score that is not a number; stable had none in {words.many(stable[0])}.",
+    )
+
+
+def _held(finding: Finding, alpha: float, results: dict[str, CheckResult]) -> CheckResult | None:
+    """A check that asks for a person instead of rolling back."""
+    if finding.check.action != "Hold":
+        return None
+    shifted = finding.shifted is not None and finding.shifted.fires
+    proven = finding.e_valued and finding.log_e_without >= math.log(1.0 / alpha)
+    if shifted or finding.over_limit or (proven and finding.matters):
+        return _failed(finding, results)
+    return None
+
+
+def _failed(finding: Finding | None, results: dict[str, CheckResult]) -> CheckResult | None:
+    return None if finding is None else replace(results[finding.check.name], verdict="Fail")
+
+
+def _result(state: State, finding: Finding, needs: Needs | None, alpha: float) -> CheckResult:
+    """The check as status shows it, before anything has failed."""
+    check, shown = finding.check, _shown(state)
+    stable_n, candidate_n = shown["stable"][0], shown["candidate"][0]
+    effect = low = high = None
+    if finding.shifted is not None:
+        stable_n, candidate_n = finding.shifted.stable.n, finding.shifted.candidate.n
+        stable_value, candidate_value = finding.shifted.stable.psi, finding.shifted.candidate.psi
+        effect, low = candidate_value, finding.shifted.candidate.low
+    elif check.type == "Latency":
+        past = state["checks"][check.name]["past"]
+        stable_n, candidate_n = (sum(side.values()) for side in past)
+        stable_value, candidate_value = guardrails.latency_values(finding, state)
+        effect = candidate_value / stable_value if stable_value and candidate_value else None
+    else:
+        process, place = state["checks"][check.name], EVENT[check.type]
+        stable_value = guardrails.rate(shown["stable"], place)
+        candidate_value = guardrails.rate(shown["candidate"], place)
+        effect = counts.odds_ratio(process)
+        low, high = counts.confidence(process, DISPLAY_ALPHA, finding.phi)
+    return CheckResult(
+        name=check.name,
+        type=check.type,
+        verdict=_verdict(check.type, min(stable_n, candidate_n), needs),
+        stable_n=stable_n,
+        stable_value=stable_value,
+        candidate_n=candidate_n,
+        candidate_value=candidate_value,
+        effect=effect,
+        low=low,
+        high=high,
+        margin=check.limit if finding.shifted is not None else check.margin,
+        log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
+        message=guardrails.sentence(finding, state, shown, alpha),
+    )
+
+
+def _verdict(kind: str, smaller_n: int, needs: Needs | None) -> Word:
+    """Pass in the canary means: this step's risk is excluded; in the watch: no alarm on data."""
+    if smaller_n == 0:
+        return "NoData"
+    return "Inconclusive" if needs is not None and kind in needs.lacking else "Pass"
+
+
+def _detectable(state: State, findings: list[Finding], alpha: float, guards: int) -> float | None:
+    finding = next((f for f in findings if f.check.type == "ErrorRate"), None)
+    if finding is None:
+        return None
+    process = state["checks"][finding.check.name]
+    need = math.log(max(1, guards) * process["planned"] / alpha)
+    return watch.detectable_ratio(
+        process["n"][0],
+        process["x"][0],
+        process["n"][1],
+        margin=finding.check.margin,
+        log_need=need,
+        phi=finding.phi,
+    )
+
+
+def _shown(state: State) -> State:
+    """The sample that people see: this step's in the canary, the whole in the watch."""
+    sample: State = state["in_step"] if state["step"] >= 0 else state["total"]
+    return sample
+
+
+def _no_sample() -> State:
+    """Observed seconds; requests, client errors, model errors, non-finite scores of each arm."""
+    return {"seconds": 0.0, "stable": [0, 0, 0, 0], "candidate": [0, 0, 0, 0]}
+
+
+def _row(arm: ArmLook) -> list[int]:
+    return [arm.n, arm.client_errors, arm.model_errors, arm.non_finite]
+
+
+def _sampled(sample: State, look: Look) -> State:
+    def added(past: list[int], arm: ArmLook) -> list[int]:
+        return [a + b for a, b in zip(past, _row(arm), strict=True)]
+
+    return {
+        "seconds": round(sample["seconds"] + look.seconds, 3),
+        "stable": added(sample["stable"], look.stable),
+        "candidate": added(sample["candidate"], look.candidate),
+    }
+
+
+def _recent(recent: list[list[float]], look: Look) -> list[list[float]]:
+    return [
+        [round(RECENT * a + b, 6) for a, b in zip(past, _row(arm)[:3], strict=True)]
+        for past, arm in zip(recent, (look.stable, look.candidate), strict=True)
+    ]
+
+
+def _pods(state: State, place: int, look: Look) -> State:
+    arms = ([(pod[0], pod[place]) for pod in arm.pods] for arm in (look.stable, look.candidate))
+    return dispersion.absorb_pods(state, arms)

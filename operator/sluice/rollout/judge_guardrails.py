@@ -1,0 +1,230 @@
+"""The judge's guardrails: one evidence process per check, and what it says.
+
+A check's process is Engine C (rates, latency) or the score counts of both arms (PredictionShift).
+Called by sluice.rollout.judge only; calls sluice.stats.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sluice.rollout import judge_words as words
+from sluice.rollout.plan import CheckPlan
+from sluice.stats import counts, dispersion, hard_limit, latency, shift
+from sluice.stats.look import Look
+
+State = dict[str, Any]
+
+EVENT = {"ClientErrorRate": 1, "ErrorRate": 2}
+"""Place of the event in a cell (requests, client errors, model errors)."""
+
+MIN_DIFFERENCE = 0.001
+"""Observed difference below which nobody is rolled back, whatever the ratio."""
+
+LIMIT_LEVEL = 0.1
+"""Part of alpha that hard limits may use, when there are any."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: evidence, whether the difference matters, and how it survives."""
+
+    check: CheckPlan
+    log_e: float = 0.0
+    log_e_without: float = 0.0
+    matters: bool = True
+    over_limit: bool = False
+    shifted: shift.Verdict | None = None
+    quantile: int = 0
+    phi: float = 1.0
+
+    @property
+    def e_valued(self) -> bool:
+        """Whether its evidence is an e-value (a shift's is not)."""
+        return self.check.type != "PredictionShift"
+
+
+def new(check: CheckPlan, starts: int) -> State:
+    """A process without evidence."""
+    if check.type == "Latency":
+        return latency.new(starts)
+    if check.type == "PredictionShift":
+        return {"stable": [], "candidate": [], "references": [[], []]}
+    return counts.new(check.margin, starts)
+
+
+def start(check: CheckPlan, process: State) -> State:
+    """Begins one more of the planned starts."""
+    if check.type == "Latency":
+        return latency.start(process)
+    return process if check.type == "PredictionShift" else counts.start(process)
+
+
+def at_step(check: CheckPlan, process: State) -> State:
+    """Between two steps thresholds may follow stable."""
+    return latency.refresh(process) if check.type == "Latency" else process
+
+
+def absorb(check: CheckPlan, process: State, look: Look) -> State:
+    """The process with one more look."""
+    if check.type == "Latency":
+        load = latency.load_of(look.stable, look.candidate)
+        if load == "unknown":
+            return process
+        tolerance = latency.tolerance_of(load, check.margin)
+        return latency.absorb(process, look.stable.latency, look.candidate.latency, tolerance)
+    if check.type == "PredictionShift":
+        return {
+            "stable": _added(process["stable"], look.stable.scores),
+            "candidate": _added(process["candidate"], look.candidate.scores),
+            "references": [
+                list(look.stable.score_reference) or process["references"][0],
+                list(look.candidate.score_reference) or process["references"][1],
+            ],
+        }
+    return counts.absorb(process, counts_of(check.type, look))
+
+
+def counts_of(kind: str, look: Look) -> counts.Counts:
+    """A look's events of one kind."""
+    stable, candidate = look.stable, look.candidate
+    if kind == "ErrorRate":
+        return counts.Counts(stable.n, stable.model_errors, candidate.n, candidate.model_errors)
+    return counts.Counts(stable.n, stable.client_errors, candidate.n, candidate.client_errors)
+
+
+def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
+    """What the check says on everything absorbed so far."""
+    process = state["checks"][check.name]
+    if check.type == "PredictionShift":
+        stable = shift.measure(process["stable"], process["references"][0])
+        candidate = shift.measure(process["candidate"], process["references"][1])
+        limit = math.inf if check.limit is None else check.limit
+        return Finding(check, shifted=shift.judge(stable, candidate, limit))
+    if check.type == "Latency":
+        phi = 1.0 if state["buckets"] is None else dispersion.STICKY_FLOOR
+        log_e = latency.log_e(process, phi)
+        worst = latency.worst(process, phi)
+        return Finding(check, log_e, log_e, quantile=worst, phi=phi)
+    place = EVENT[check.type]
+    phi = phi_of(state, check.type)
+    return Finding(
+        check,
+        counts.log_e(process, phi),
+        _without_largest(process, state, place, phi),
+        matters=_matters(state, place),
+        over_limit=_over_limit(state, check, place, alpha * LIMIT_LEVEL / max(1, limits)),
+        phi=phi,
+    )
+
+
+def phi_of(state: State, kind: str) -> float:
+    """Over-dispersion of one kind of event; unit buckets count when the split is sticky."""
+    phi = dispersion.phi_of_pods(state["pods"][kind])
+    if state["buckets"] is not None:
+        phi = max(phi, dispersion.phi_of_buckets(state["buckets"], EVENT[kind]))
+    return phi
+
+
+def _without_largest(process: State, state: State, place: int, phi: float) -> float:
+    """Evidence that is left without the unit bucket that failed most."""
+    if state["buckets"] is None:
+        return counts.log_e(process, phi)
+    stable_x, candidate_x = dispersion.largest_bucket(state["buckets"], place)
+    total = process["n"][0] + process["n"][1]
+    if total == 0 or candidate_x == 0:
+        return counts.log_e(process, phi)
+    gain = counts.gain_of(process, stable_x, candidate_x, process["n"][1] / total)
+    return counts.log_e(process, phi, without=gain)
+
+
+def _matters(state: State, place: int) -> bool:
+    """Whether the candidate fails at least 0.1 points more, on the whole or lately."""
+    return any(
+        c[0] > 0 and s[0] > 0 and c[place] / c[0] - s[place] / s[0] >= MIN_DIFFERENCE
+        for s, c in (
+            (state["total"]["stable"], state["total"]["candidate"]),
+            (state["in_step"]["stable"], state["in_step"]["candidate"]),
+            (state["recent"][0], state["recent"][1]),
+        )
+    )
+
+
+def _over_limit(state: State, check: CheckPlan, place: int, alpha: float) -> bool:
+    if check.limit is None:
+        return False
+    stable, candidate = state["total"]["stable"], state["total"]["candidate"]
+    return hard_limit.exceeded(
+        (stable[0], stable[place]), (candidate[0], candidate[place]), check.limit, alpha
+    )
+
+
+def sentence(finding: Finding, state: State, shown: State, alpha: float) -> str:
+    """One plain sentence: both values with n, what is tolerated, and the evidence."""
+    check = finding.check
+    stable, candidate = shown["stable"], shown["candidate"]
+    if finding.shifted is not None:
+        return _shift_sentence(finding.shifted, check)
+    if check.type == "Latency":
+        return _latency_sentence(finding, state, alpha)
+    place = EVENT[check.type]
+    low, high = counts.confidence(state["checks"][check.name], alpha=0.05, phi=finding.phi)
+    limit = ""
+    if check.limit is not None:
+        limit = f", hard limit {words.percent(check.limit)}"
+        limit += " exceeded" if finding.over_limit else ""
+    return (
+        f"{words.KINDS[check.type].capitalize()} {words.percent(rate(candidate, place))} of "
+        f"{words.many(candidate[0])} requests, stable {words.percent(rate(stable, place))} of "
+        f"{words.many(stable[0])} ({words.ratio_range(low, high)}, tolerated {check.margin:g}"
+        f"{limit}), {words.evidence(finding.log_e, alpha)}."
+    )
+
+
+def rate(sample: list[int], place: int) -> float | None:
+    """Share of events; None without requests."""
+    return sample[place] / sample[0] if sample[0] > 0 else None
+
+
+def latency_values(finding: Finding, state: State) -> tuple[float | None, float | None]:
+    """Stable's and the candidate's value, in seconds, of the quantile with most evidence."""
+    past = state["checks"][finding.check.name]["past"]
+    q = latency.QUANTILES[finding.quantile]
+    return latency.quantile(past[0], q), latency.quantile(past[1], q)
+
+
+def _latency_sentence(finding: Finding, state: State, alpha: float) -> str:
+    process = state["checks"][finding.check.name]
+    stable, candidate = latency_values(finding, state)
+    n = [sum(side.values()) for side in process["past"]]
+    name = f"p{100 * latency.QUANTILES[finding.quantile]:.0f}"
+    text = (
+        f"Latency {name} {words.millis(candidate)} of {words.many(n[1])} requests, stable "
+        f"{words.millis(stable)} of {words.many(n[0])}, tolerated "
+        f"{100 * (finding.check.margin - 1):.0f} %"
+    )
+    if process["unequal"]:
+        text += " (more while loads per pod differ by over 25 %)"
+    return f"{text}, {words.evidence(finding.log_e, alpha)}."
+
+
+def _shift_sentence(verdict: shift.Verdict, check: CheckPlan) -> str:
+    candidate, stable = verdict.candidate, verdict.stable
+    if candidate.psi is None:
+        return "No live scores beside a reference profile yet."
+    control = "no figure" if stable.psi is None else f"{stable.psi:.2f}"
+    return (
+        f"Live scores differ from the candidate's own reference profile: PSI {candidate.psi:.2f} "
+        f"of {words.many(candidate.n)} scores (surely above {candidate.low:.2f}), stable against "
+        f"its own {control}, limit {check.limit:g}."
+    )
+
+
+def _added(past: list[int], counts_now: tuple[int, ...]) -> list[int]:
+    if not counts_now:
+        return past
+    if len(past) != len(counts_now):
+        return list(counts_now)
+    return [a + b for a, b in zip(past, counts_now, strict=True)]

@@ -1,0 +1,57 @@
+"""The judge's sentences: values, sample, limit and evidence, in plain words.
+
+Called by sluice.rollout.judge and its parts only.
+"""
+
+from __future__ import annotations
+
+import math
+
+KINDS = {"ErrorRate": "error rate", "ClientErrorRate": "client error rate (4xx)"}
+
+
+def percent(value: float | None) -> str:
+    """A share as people read it: ``1.9 %``, ``0.04 %``, ``none`` for no data."""
+    if value is None:
+        return "no data"
+    shown = 100.0 * value
+    digits = 1 if shown >= 1 or shown == 0 else 2 if shown >= 0.01 else 4
+    return f"{shown:.{digits}f} %"
+
+
+def millis(value: float | None) -> str:
+    """Seconds as milliseconds."""
+    if value is None:
+        return "no data"
+    shown = 1000.0 * value
+    return f"{shown:.0f} ms" if shown >= 100 else f"{shown:.1f} ms"
+
+
+def ratio_range(low: float | None, high: float | None) -> str:
+    """The confidence sequence of an odds ratio."""
+    if low is None and high is None:
+        return "odds ratio not known yet"
+    if low is None:
+        return f"odds ratio at most {high:.2f}"
+    if high is None:
+        return f"odds ratio at least {low:.2f}"
+    return f"odds ratio {low:.2f} to {high:.2f}"
+
+
+def evidence(log_e: float, alpha: float) -> str:
+    """Evidence beside what an alarm takes: ``evidence 240 of 200``."""
+    value = "less than 1" if log_e < 0 else _number(log_e)
+    return f"evidence {value} of {_number(math.log(1.0 / alpha))}"
+
+
+def _number(log_value: float) -> str:
+    if log_value > math.log(1e6):
+        return f"10^{log_value / math.log(10):.0f}"
+    return (
+        f"{math.exp(log_value):.3g}" if log_value < math.log(1000) else f"{math.exp(log_value):.0f}"
+    )
+
+
+def many(count: float) -> str:
+    """A count with thousands separators."""
+    return f"{count:,.0f}"

@@ -1,0 +1,186 @@
+"""The analysis plan: every default of the judge filled in, from a ModelDeployment's spec.
+
+Snapshotted as JSON when a rollout starts, so that an edit of the spec never changes the rules in
+the middle of a verdict.  Called by sluice.rollout and sluice.controller; read by
+sluice.rollout.judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sluice.api.duration import human, seconds
+from sluice.api.modeldeployment import Check, ModelDeploymentSpec, Step, Watch
+
+VERSION = 1
+CheckType = Literal["ErrorRate", "ClientErrorRate", "Latency", "PredictionShift"]
+Action = Literal["Rollback", "Hold", "Show"]
+DEFAULT_WEIGHTS = (5, 25, 50)
+DEFAULT_CHECKS: tuple[CheckType, ...] = (
+    "ErrorRate",
+    "ClientErrorRate",
+    "Latency",
+    "PredictionShift",
+)
+DEFAULT_NAMES = {
+    "ErrorRate": "errors",
+    "ClientErrorRate": "client-errors",
+    "Latency": "latency",
+    "PredictionShift": "prediction-shift",
+}
+DEFAULT_MARGINS = {"ErrorRate": 1.2, "ClientErrorRate": 1.2, "Latency": 1.1, "PredictionShift": 1.0}
+DEFAULT_SHIFT = 0.25
+PROMOTION_ALPHA = 0.025
+COMPARATOR_WEIGHT = 50
+"""The share of a judged step when the spec leaves stable nothing to compare with."""
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """One check with its defaults filled in.
+
+    ``action`` is what a failure does; Show is only evidence for promotion.
+    """
+
+    name: str
+    type: CheckType
+    margin: float
+    limit: float | None
+    action: Action
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One judged step.  ``risk`` is tau, the excess failure rate that must be excluded; at the last
+    step it is the widest that may be taken."""
+
+    weight: int
+    min_requests: int
+    min_duration: float
+    max_duration: float | None
+    pause_manual: bool
+    risk: float
+    latency_margin: float
+    last: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a rollout is judged, from the first step to the end of the watch."""
+
+    version: int
+    interval_seconds: float
+    alpha_canary: float
+    alpha_watch: float
+    alpha_promotion: float
+    sticky: bool
+    checks: tuple[CheckPlan, ...]
+    steps: tuple[StepPlan, ...]
+    final_weight: int
+    watch_seconds: float
+    watch_requests: int
+
+    @property
+    def planned_watch_looks(self) -> int:
+        """Looks that the watch takes at its interval."""
+        return max(1, round(self.watch_seconds / self.interval_seconds))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        data = asdict(self)
+        return {
+            **data,
+            "checks": [dict(c) for c in data["checks"]],
+            "steps": [dict(s) for s in data["steps"]],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Plan:
+        """The plan again; ValueError when it was written by an unknown version."""
+        if data.get("version") != VERSION:
+            raise ValueError(f"analysis plan of version {data.get('version')!r}, not {VERSION}")
+        return cls(
+            **{
+                **data,
+                "checks": tuple(CheckPlan(**c) for c in data["checks"]),
+                "steps": tuple(StepPlan(**s) for s in data["steps"]),
+            }
+        )
+
+
+def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
+    """The plan that ``spec`` stands for."""
+    watch = spec.rollout.watch or Watch()
+    final = 100 - watch.holdback
+    alpha = spec.analysis.alpha
+    return Plan(
+        version=VERSION,
+        interval_seconds=min(300.0, max(1.0, seconds(spec.analysis.interval))),
+        alpha_canary=alpha / 2,
+        alpha_watch=alpha / 2,
+        alpha_promotion=PROMOTION_ALPHA,
+        sticky=spec.traffic.unit is not None,
+        checks=_checks(spec.analysis.checks),
+        steps=_steps(spec.rollout.steps, final),
+        final_weight=final,
+        watch_seconds=seconds(watch.duration),
+        watch_requests=watch.min_requests,
+    )
+
+
+def describe(step: StepPlan) -> str:
+    """The step in a few words."""
+    return f"{step.weight} % for {human(step.min_duration)} and {step.min_requests:,} requests"
+
+
+def _checks(checks: list[Check] | None) -> tuple[CheckPlan, ...]:
+    if checks is None:
+        return tuple(_check(DEFAULT_NAMES[kind], kind) for kind in DEFAULT_CHECKS)
+    planned = tuple(_check(c.name, c.type, c) for c in checks)
+    if any(c.type == "ErrorRate" for c in planned):
+        return planned
+    # Promotion needs a positive verdict on errors, also where nobody asked for a guardrail.
+    shown = CheckPlan("sluice-errors", "ErrorRate", DEFAULT_MARGINS["ErrorRate"], None, "Show")
+    return (*planned, shown)
+
+
+def _check(name: str, kind: CheckType, check: Check | None = None) -> CheckPlan:
+    shift = kind == "PredictionShift"
+    margin = check.margin if check else None
+    limit = check.max if check else None
+    on_fail: Action | None = check.on_fail if check else None
+    return CheckPlan(
+        name=name,
+        type=kind,
+        margin=DEFAULT_MARGINS[kind] if margin is None else margin,
+        limit=DEFAULT_SHIFT if shift and limit is None else limit,
+        action=on_fail or ("Hold" if shift else "Rollback"),
+    )
+
+
+def _steps(steps: list[Step] | None, final: int) -> tuple[StepPlan, ...]:
+    """The judged steps: those below the final weight, at which the rollout is promoted."""
+    wanted = steps or [Step(weight=w) for w in DEFAULT_WEIGHTS]
+    judged = [s for s in wanted if s.weight < final]
+    if not judged:
+        # Everyone at once still needs a verdict, and a verdict needs a comparator.
+        share = final if final < 100 else COMPARATOR_WEIGHT
+        judged = [wanted[0].model_copy(update={"weight": share})]
+    return tuple(_step(s, last=i == len(judged) - 1) for i, s in enumerate(judged))
+
+
+def _step(step: Step, *, last: bool) -> StepPlan:
+    size = 0 if step.weight < 10 else 1 if step.weight < 40 else 2
+    tight = 2 if last else size
+    requests, duration = step.min_requests, step.min_duration
+    return StepPlan(
+        weight=step.weight,
+        min_requests=(100, 250, 1000)[size] if requests is None else requests,
+        min_duration=(120.0, 300.0, 600.0)[size] if duration is None else seconds(duration),
+        max_duration=None if step.max_duration is None else seconds(step.max_duration),
+        pause_manual=step.pause == "Manual",
+        risk=(0.05, 0.02, 0.005)[tight],
+        latency_margin=(1.5, 1.25, 1.1)[tight],
+        last=last,
+    )
