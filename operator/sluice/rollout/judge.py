@@ -35,8 +35,6 @@ NON_FINITE = 3
 RECENT = 0.9
 """Decay per look of the recent counts: about the last ten looks."""
 
-DISPLAY_ALPHA = 0.05
-
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -172,10 +170,11 @@ def judge(plan: Plan, state: State) -> Judgement:
     needs = None
     if state["phase"] == "canary" and state["step"] >= 0:
         needs = promotion.needs(plan, state)
-    results = [_result(state, f, needs, alpha) for f in findings]
+    log_need = math.log(max(1, len(guards)) / alpha)
+    results = [_result(state, f, needs, log_need) for f in findings]
     by_name = {r.name: r for r in results}
     alarm = _failed(culprit, by_name) or _other_alarm(findings, state, by_name)
-    hold = next((r for f in findings if (r := _held(f, alpha, by_name)) is not None), None)
+    hold = next((r for f in findings if (r := _held(f, log_need, by_name)) is not None), None)
     failed = {r.name: r for r in (alarm, hold) if r is not None}
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
     quiet = alarm is None and hold is None
@@ -190,7 +189,7 @@ def judge(plan: Plan, state: State) -> Judgement:
         worst=next(iter(failed), worst.check.name if worst is not None else ""),
         candidate_n=_shown(state)["candidate"][0],
         excess_bound=promotion.excess_bound(plan, state),
-        detectable=_detectable(state, findings, alpha, len(guards)),
+        detectable=_detectable(state, findings, log_need),
     )
 
 
@@ -241,12 +240,12 @@ def _other_alarm(
     )
 
 
-def _held(finding: Finding, alpha: float, results: dict[str, CheckResult]) -> CheckResult | None:
+def _held(finding: Finding, log_need: float, results: dict[str, CheckResult]) -> CheckResult | None:
     """A check that asks for a person instead of rolling back."""
     if finding.check.action != "Hold":
         return None
     shifted = finding.shifted is not None and finding.shifted.fires
-    proven = finding.e_valued and finding.log_e_without >= math.log(1.0 / alpha)
+    proven = finding.e_valued and finding.log_e_without >= log_need
     if shifted or finding.over_limit or (proven and finding.matters):
         return _failed(finding, results)
     return None
@@ -256,7 +255,7 @@ def _failed(finding: Finding | None, results: dict[str, CheckResult]) -> CheckRe
     return None if finding is None else replace(results[finding.check.name], verdict="Fail")
 
 
-def _result(state: State, finding: Finding, needs: Needs | None, alpha: float) -> CheckResult:
+def _result(state: State, finding: Finding, needs: Needs | None, log_need: float) -> CheckResult:
     """The check as status shows it, before anything has failed."""
     check, shown = finding.check, _shown(state)
     stable_n, candidate_n = shown["stable"][0], shown["candidate"][0]
@@ -275,7 +274,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, alpha: float) -
         stable_value = guardrails.rate(shown["stable"], place)
         candidate_value = guardrails.rate(shown["candidate"], place)
         effect = counts.odds_ratio(process)
-        low, high = counts.confidence(process, DISPLAY_ALPHA, finding.phi)
+        low, high = guardrails.confidence(finding, state)
     return CheckResult(
         name=check.name,
         type=check.type,
@@ -289,7 +288,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, alpha: float) -
         high=high,
         margin=check.limit if finding.shifted is not None else check.margin,
         log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
-        message=guardrails.sentence(finding, state, shown, alpha),
+        message=guardrails.sentence(finding, state, shown, log_need),
     )
 
 
@@ -300,18 +299,17 @@ def _verdict(kind: str, smaller_n: int, needs: Needs | None) -> Word:
     return "Inconclusive" if needs is not None and kind in needs.lacking else "Pass"
 
 
-def _detectable(state: State, findings: list[Finding], alpha: float, guards: int) -> float | None:
+def _detectable(state: State, findings: list[Finding], log_need: float) -> float | None:
     finding = next((f for f in findings if f.check.type == "ErrorRate"), None)
     if finding is None:
         return None
     process = state["checks"][finding.check.name]
-    need = math.log(max(1, guards) * process["planned"] / alpha)
     return watch.detectable_ratio(
         process["n"][0],
         process["x"][0],
         process["n"][1],
         margin=finding.check.margin,
-        log_need=need,
+        log_need=log_need + math.log(process["planned"]),
         phi=finding.phi,
     )
 

@@ -23,6 +23,7 @@ EVENT = {"ClientErrorRate": 1, "ErrorRate": 2}
 MIN_DIFFERENCE = 0.001
 """Observed difference below which nobody is rolled back, whatever the ratio."""
 
+DISPLAY_ALPHA = 0.05
 LIMIT_LEVEL = 0.1
 """Part of alpha that hard limits may use, when there are any."""
 
@@ -161,16 +162,16 @@ def _over_limit(state: State, check: CheckPlan, place: int, alpha: float) -> boo
     )
 
 
-def sentence(finding: Finding, state: State, shown: State, alpha: float) -> str:
+def sentence(finding: Finding, state: State, shown: State, log_need: float) -> str:
     """One plain sentence: both values with n, what is tolerated, and the evidence."""
     check = finding.check
     stable, candidate = shown["stable"], shown["candidate"]
     if finding.shifted is not None:
         return _shift_sentence(finding.shifted, check)
     if check.type == "Latency":
-        return _latency_sentence(finding, state, alpha)
+        return _latency_sentence(finding, state, log_need)
     place = EVENT[check.type]
-    low, high = counts.confidence(state["checks"][check.name], alpha=0.05, phi=finding.phi)
+    low, high = confidence(finding, state)
     limit = ""
     if check.limit is not None:
         limit = f", hard limit {words.percent(check.limit)}"
@@ -179,8 +180,13 @@ def sentence(finding: Finding, state: State, shown: State, alpha: float) -> str:
         f"{words.KINDS[check.type].capitalize()} {words.percent(rate(candidate, place))} of "
         f"{words.many(candidate[0])} requests, stable {words.percent(rate(stable, place))} of "
         f"{words.many(stable[0])} ({words.ratio_range(low, high)}, tolerated {check.margin:g}"
-        f"{limit}), {words.evidence(finding.log_e, alpha)}."
+        f"{limit}), {words.evidence(finding.log_e, log_need)}."
     )
+
+
+def confidence(finding: Finding, state: State) -> tuple[float | None, float | None]:
+    """Confidence sequence (95 %) of a rate's odds ratio."""
+    return counts.confidence(state["checks"][finding.check.name], DISPLAY_ALPHA, finding.phi)
 
 
 def rate(sample: list[int], place: int) -> float | None:
@@ -195,7 +201,7 @@ def latency_values(finding: Finding, state: State) -> tuple[float | None, float 
     return latency.quantile(past[0], q), latency.quantile(past[1], q)
 
 
-def _latency_sentence(finding: Finding, state: State, alpha: float) -> str:
+def _latency_sentence(finding: Finding, state: State, log_need: float) -> str:
     process = state["checks"][finding.check.name]
     stable, candidate = latency_values(finding, state)
     n = [sum(side.values()) for side in process["past"]]
@@ -207,7 +213,7 @@ def _latency_sentence(finding: Finding, state: State, alpha: float) -> str:
     )
     if process["unequal"]:
         text += " (more while loads per pod differ by over 25 %)"
-    return f"{text}, {words.evidence(finding.log_e, alpha)}."
+    return f"{text}, {words.evidence(finding.log_e, log_need)}."
 
 
 def _shift_sentence(verdict: shift.Verdict, check: CheckPlan) -> str:

@@ -38,10 +38,10 @@ def ratio_range(low: float | None, high: float | None) -> str:
     return f"odds ratio {low:.2f} to {high:.2f}"
 
 
-def evidence(log_e: float, alpha: float) -> str:
+def evidence(log_e: float, log_need: float) -> str:
     """Evidence beside what an alarm takes: ``evidence 240 of 200``."""
     value = "less than 1" if log_e < 0 else _number(log_e)
-    return f"evidence {value} of {_number(math.log(1.0 / alpha))}"
+    return f"evidence {value} of {_number(log_need)}"
 
 
 def _number(log_value: float) -> str:

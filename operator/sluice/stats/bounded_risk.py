@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from sluice.stats.counts import Counts
+from sluice.stats.logs import log_sum
 
 Floats = NDArray[np.float64]
 State = dict[str, Any]
@@ -123,8 +123,8 @@ def _log_e_line(state: State, g: str, weights: str, tau: float, phi: float) -> f
         # 0 events times log 0 is nothing lost, not NaN.
         log_each = np.array(state[g])
         log_each = log_each + (x * np.log(lost) if x else 0.0) + (ok * np.log(kept) if ok else 0.0)
-        value = logsumexp(np.log(np.array(state[weights])) + log_each / phi)
-    return float(value) if math.isfinite(value) else -1e9
+        value = log_sum(np.log(np.array(state[weights])) + log_each / phi)
+    return value if math.isfinite(value) else -1e9
 
 
 def bound(state: State, alpha: float, phi: float = 1.0) -> float | None:

@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
+
+from sluice.stats.logs import log_sum
 
 Floats = NDArray[np.float64]
 State = dict[str, Any]
@@ -34,7 +36,7 @@ EXACT_SUPPORT = 200
 NOTHING = -700.0
 """Floor of a log-likelihood ratio: e^-700 is nothing, and JSON knows no infinity."""
 
-PHIS: Floats = np.array([1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0])
+PHIS: Floats = np.array([1.0, 1.5, 2.0, 3.0, 5.0, 10.0])
 """Dispersions for which a state is kept, so that phi may be measured after the fact."""
 
 UPWARD: Floats = np.linspace(0.05, 4.0, 41)
@@ -47,7 +49,7 @@ BOTH_WAYS: Floats = 4.0 * np.sinh(3.0 * _u) / math.sinh(3.0)
 
 def _log_prior(grid: Floats) -> Floats:
     log_weights = -0.5 * grid * grid
-    normalised: Floats = log_weights - logsumexp(log_weights)
+    normalised: Floats = log_weights - log_sum(log_weights)
     return normalised
 
 
@@ -105,7 +107,7 @@ def _log_moment_sum(
         ((candidate_n - i[:-1]) * (s - i[:-1])) / ((i[:-1] + 1.0) * (stable_n - s + i[:-1] + 1.0))
     )
     log_pmf = np.concatenate(([0.0], np.cumsum(steps)))
-    log_pmf -= logsumexp(log_pmf)
+    log_pmf -= log_sum(log_pmf)
     terms = log_pmf[None, :] + log_theta[:, None] * i[None, :]
     top = terms.max(axis=1)
     moment: Floats = top + np.log(np.exp(terms - top[:, None]).sum(axis=1))
@@ -214,7 +216,7 @@ def log_e(state: State, phi: float = 1.0, without: Floats | None = None) -> floa
     if without is not None:
         up = up - without / PHIS[phi_index(phi)]
     waiting = state["planned"] - state["started"]
-    parts = logsumexp(_UPWARD_PRIOR + up)
+    parts = log_sum(_UPWARD_PRIOR + up)
     if waiting > 0:
         parts = np.logaddexp(parts, math.log(waiting))
     return float(parts) - math.log(state["planned"])
@@ -250,7 +252,7 @@ def confidence(state: State, alpha: float, phi: float = 1.0) -> tuple[float | No
     None stands for a bound beyond the grid (a factor of 54 either way).
     """
     curve = np.array(state["both"]) / phi
-    threshold = float(logsumexp(_BOTH_PRIOR + curve)) + math.log(alpha)
+    threshold = log_sum(_BOTH_PRIOR + curve) + math.log(alpha)
     inside = np.flatnonzero(curve > threshold)
     if len(inside) == 0:
         # Cannot happen on a fine grid; the most likely point stands for the sliver between.
@@ -269,5 +271,5 @@ def _crossing(curve: Floats, threshold: float, inside: int, outside: int) -> flo
 
 
 def _rounded(values: Floats) -> list[Any]:
-    result: list[Any] = np.round(values, 6).tolist()
+    result: list[Any] = np.round(values, 5).tolist()
     return result
