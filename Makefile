@@ -19,8 +19,9 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-crds: venv ## Write crds/ from the models in operator/sluice/api
-	@$(BIN)/python -m sluice.api.crd crds
+crds: venv ## Write crds/, the chart's copy and docs/api.md from the models in operator/sluice/api
+	@$(BIN)/python -m sluice.api.crd crds charts/sluice/files/crds
+	@$(BIN)/python -m sluice.api.reference docs/api.md
 
 lock: ## Pin every dependency with hashes
 	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --group test --group check --group demo \

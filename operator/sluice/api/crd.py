@@ -1,7 +1,7 @@
-"""CRDs from the models: ``python -m sluice.api.crd DIR`` writes, ``--check DIR`` compares.
+"""CRDs from the models: ``python -m sluice.api.crd DIR...`` writes, ``--check DIR...`` compares.
 
-Called by ``make crds``, by tests and by the chart's sync.  Reads the models of this package and
-nothing else.
+Called by ``make crds`` for crds/ and the chart's copy, and by tests.  Reads the models of this
+package and nothing else.
 
 The API server wants a *structural* schema, pydantic makes a general one.  Between them: ``$ref``
 inlined, ``X | None`` becomes an optional ``X``, ``const`` a one-value enum, titles dropped.
@@ -251,19 +251,18 @@ def stale(directory: Path) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """``[--check] DIR``."""
-    check = "--check" in arguments
+    """``[--check] DIR...``."""
     places = [Path(argument) for argument in arguments if argument != "--check"]
-    if len(places) != 1:
-        print("usage: python -m sluice.api.crd [--check] DIR", file=sys.stderr)
+    if not places:
+        print("usage: python -m sluice.api.crd [--check] DIR...", file=sys.stderr)
         return 2
-    if not check:
-        for path in write(places[0]):
+    if "--check" not in arguments:
+        for path in (path for place in places for path in write(place)):
             print(path)
         return 0
-    different = stale(places[0])
-    for name in different:
-        print(f"{places[0] / name} differs from the models; run `make crds`", file=sys.stderr)
+    different = [place / name for place in places for name in stale(place)]
+    for path in different:
+        print(f"{path} differs from the models; run `make crds`", file=sys.stderr)
     return 1 if different else 0
 
 

@@ -17,7 +17,7 @@ _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 def seconds(duration: str) -> float:
     """Seconds in ``duration``.  Raises ValueError when it is not a Gateway API duration."""
-    if not re.match(DURATION_PATTERN, duration):
+    if not re.fullmatch(DURATION_PATTERN, duration):
         raise ValueError(f"{duration!r} is not a duration such as 30s, 10m or 1h30m")
     return sum(int(n) * _SECONDS[unit] for n, unit in _PART.findall(duration))
 

@@ -109,8 +109,8 @@ MODEL_REVISION = Kind(
     rules=(
         must(
             "self.spec == oldSelf.spec",
-            "spec must not change: a revision is a record; change the ModelDeployment's "
-            "spec.model.uri to make a new one",
+            "spec must not change: a revision is a record; for a new one write another "
+            "spec.model.uri into the ModelDeployment",
             field=".spec",
             reason="FieldValueForbidden",
         ),
