@@ -1,1 +1,4 @@
-"""What runs in Jobs and init containers: fetch and validate."""
+"""What runs in Jobs and init containers: fetch, push and validate.
+
+Called by the CLI; calls ``sluice.sources``, ``sluice.package`` and the runtime's loaders.
+"""

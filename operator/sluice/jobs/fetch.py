@@ -1,0 +1,373 @@
+"""Copy a package to a directory, verified, or not at all.
+
+Called by ``sluice fetch`` (an init container, and the Job that resolves a new revision).  First
+``sluice.json``, whose digest is checked before it is believed; then exactly the files that it
+lists, each with its size and SHA-256.  Nothing is ever loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sluice.errors import PackageError, SluiceError, SourceError
+from sluice.package.load import Package, open_package
+from sluice.package.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+    decode,
+    digest_of,
+)
+from sluice.sources import (
+    Address,
+    Budget,
+    Source,
+    Transferred,
+    copy_to_file,
+    open_source,
+    parse,
+)
+from sluice.sources.base import SELF
+from sluice.sources.transfer import human, silent
+
+MAX_BYTES = 5 * 1024**3
+TIMEOUT_SECONDS = 1800.0
+MAX_IMPORTS = 20
+
+_STAGING = ".sluice-fetch-"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What now lies in the directory."""
+
+    path: Path
+    digest: str
+    size: int
+    mutable: bool
+    """Whether other bytes could be put at the same address."""
+
+
+def fetch(
+    uri: str,
+    to: Path,
+    *,
+    digest: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = TIMEOUT_SECONDS,
+    progress: Callable[[str], None] = silent,
+) -> Fetched:
+    """Copy the package at ``uri`` to the directory ``to``.  Raises SourceError, PackageError."""
+    address = parse(uri)
+    if address.name == MANIFEST_NAME:
+        address = address.parent()
+    wanted = _wanted(address, digest)
+    mutable = wanted is None
+    if wanted is not None and (size := _already_there(to, wanted)) is not None:
+        progress(f"{to} already holds {wanted}.")
+        return Fetched(to, wanted, size, mutable)
+    _refuse_foreign(to)
+    with _staging(to if to.is_dir() else to.parent) as scratch:
+        stage = Path(scratch) / "package"
+        stage.mkdir()
+        work = _Fetch(address, stage, wanted, max_bytes, progress)
+        found = _run(work.run, address, timeout)
+        _publish(stage, to)
+    progress(f"{human(work.size)} in {to}, {found}.")
+    return Fetched(to, found, work.size, mutable)
+
+
+def fetch_file(
+    uri: str,
+    to: Path,
+    *,
+    digest: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = TIMEOUT_SECONDS,
+    progress: Callable[[str], None] = silent,
+) -> Fetched:
+    """Copy the single file at ``uri`` to the file ``to``: a dataset, not a package."""
+    address = parse(uri)
+    with _staging(to.parent) as scratch:
+        staged = Path(scratch) / "file"
+
+        async def one(source: Source) -> Transferred:
+            return await copy_to_file(source, SELF, staged, Budget(max_bytes), progress=progress)
+
+        done = _run(one, address, timeout)
+        if digest is not None and done.digest != digest:
+            raise _mismatch(address, digest, done.digest)
+        try:
+            staged.replace(to)
+        except OSError as error:
+            raise _cannot_write(to, error) from error
+    return Fetched(to, done.digest, done.size, mutable=digest is None)
+
+
+def resolve(fetched: Fetched, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """What the operator wants to know of a fetched package, checked by content, never loaded."""
+    package: Package = open_package(fetched.path, fetched.digest, max_bytes=max_bytes)
+    manifest = package.manifest
+    return {
+        "digest": package.digest,
+        "name": manifest.name,
+        "format": manifest.model.format,
+        "class": manifest.model.trust_class,
+        "size": fetched.size,
+        "imports": list(manifest.imports[:MAX_IMPORTS]),
+        "mutableSource": fetched.mutable,
+    }
+
+
+class _Fetch:
+    """One fetch in progress: a package directory, or else a bare file."""
+
+    def __init__(
+        self,
+        address: Address,
+        stage: Path,
+        wanted: str | None,
+        max_bytes: int,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._address, self._stage, self._wanted = address, stage, wanted
+        self._max_bytes, self._progress = max_bytes, progress
+        self.size = 0
+
+    async def run(self, source: Source) -> str:
+        """Fill the stage; the digest of what came."""
+        self._progress(f"Fetching {self._address.shown}")
+        try:
+            return await self._package(source)
+        except SourceError as error:
+            # Not only Missing: an object store that may not be listed says 403 for what is not
+            # there, and a signed address of one file is refused with anything appended to it.
+            if error.retryable or error.reason not in ("Missing", "AccessDenied", "Unreachable"):
+                raise
+            return await self._bare(source, error)
+
+    async def _package(self, source: Source) -> str:
+        target = self._stage / MANIFEST_NAME
+        head = Budget(min(MAX_MANIFEST_BYTES, self._max_bytes))
+        done = await copy_to_file(source, MANIFEST_NAME, target, head, progress=self._progress)
+        manifest = self._checked(target.read_bytes(), done.digest)
+        total = done.size + sum(entry.size for entry in manifest.files)
+        self._fits(total)
+        for entry in manifest.files:
+            try:
+                await self._file(source, entry)
+            except SourceError as error:
+                raise _incomplete(self._address, entry, error) from error
+        self.size = total
+        return done.digest
+
+    def _checked(self, data: bytes, found: str) -> Manifest:
+        if self._wanted is not None and found != self._wanted:
+            raise _mismatch(self._address, self._wanted, found)
+        return decode(data)
+
+    def _fits(self, total: int) -> None:
+        Budget(self._max_bytes).check(self._address, total)
+        free = shutil.disk_usage(self._stage).free
+        if total > free:
+            raise SourceError(
+                f"The package needs {human(total)}, {self._stage.parent} has {human(free)} free.",
+                hint="Free some space, or raise the volume's size.",
+                reason="CannotWrite",
+            )
+
+    async def _file(self, source: Source, entry: FileEntry) -> None:
+        target = self._stage / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # One byte more than listed is enough to know that it is another file.
+        done = await copy_to_file(
+            source, entry.path, target, Budget(entry.size), progress=self._progress
+        )
+        if done.size < entry.size:
+            raise PackageError(
+                f"{entry.path} has {done.size:,} bytes at {self._address.shown}, "
+                f"{MANIFEST_NAME} says {entry.size:,}.",
+                hint="The upload was cut short: publish it again with `sluice push --force`.",
+                reason="Truncated",
+            )
+        if done.digest != f"sha256:{entry.sha256}":
+            raise _corrupt(self._address, entry)
+
+    async def _bare(self, source: Source, no_package: SourceError) -> str:
+        name = self._address.name
+        if not name or name.startswith("."):
+            raise no_package
+        (self._stage / MANIFEST_NAME).unlink(missing_ok=True)
+        target = self._stage / Path(name).name
+        try:
+            done = await copy_to_file(
+                source, SELF, target, Budget(self._max_bytes), progress=self._progress
+            )
+        except SourceError as error:
+            if error.reason != "Missing" or no_package.reason != "Missing":
+                raise (error if error.reason != "Missing" else no_package) from error
+            raise SourceError(
+                f"There is no package at {self._address.shown}: neither {MANIFEST_NAME} below it "
+                "nor a file.",
+                hint="Check the address; `sluice push` prints the one it wrote.",
+                reason="Missing",
+            ) from error
+        if self._wanted is not None and done.digest != self._wanted:
+            raise _mismatch(self._address, self._wanted, done.digest)
+        self.size = done.size
+        return done.digest
+
+
+def _run(work: Callable[[Source], Any], address: Address, timeout: float) -> Any:
+    """Run the coroutine that ``work`` makes of an open source, within the time limit."""
+
+    async def bounded() -> Any:
+        source = open_source(address)
+        try:
+            async with asyncio.timeout(timeout):
+                return await work(source)
+        except TimeoutError as error:
+            raise SourceError(
+                f"Fetching {address.shown} took longer than {timeout:.0f} s.",
+                hint="It is tried again; raise --timeout for a large package on a slow link.",
+                reason="Timeout",
+                retryable=True,
+            ) from error
+        finally:
+            await source.close()
+
+    return asyncio.run(bounded())
+
+
+def _wanted(address: Address, digest: str | None) -> str | None:
+    named = address.content_digest
+    if digest is not None and named is not None and digest != named:
+        raise PackageError(
+            f"The address {address.shown} names {named}, but the digest asked for is {digest}.",
+            hint="Correct one of the two.",
+            reason="DigestMismatch",
+        )
+    return digest or named
+
+
+def _staging(home: Path) -> tempfile.TemporaryDirectory[str]:
+    """A hidden directory in ``home``, so that what is fetched is only renamed into place."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=_STAGING, dir=home, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise _cannot_write(home, error) from error
+
+
+def _refuse_foreign(to: Path) -> None:
+    """Only an empty place or an earlier fetch is replaced, never somebody's files."""
+    if not to.exists():
+        return
+    names = [e.name for e in to.iterdir() if _ours(e.name)] if to.is_dir() else []
+    names = [name for name in names if not name.startswith(_STAGING)]
+    if to.is_dir() and (not names or MANIFEST_NAME in names or _is_bare(to, names)):
+        return
+    raise SourceError(
+        f"{to} exists and is not a package.",
+        hint="Choose an empty or new directory for --to.",
+        reason="CannotWrite",
+    )
+
+
+def _is_bare(to: Path, names: list[str]) -> bool:
+    return len(names) == 1 and (to / names[0]).is_file() and not (to / names[0]).is_symlink()
+
+
+def _publish(stage: Path, to: Path) -> None:
+    """Put the package in place.
+
+    A new directory appears at once.  One that exists may be a mount, which nothing can replace: its
+    content is exchanged, ``sluice.json`` first out and last in, so that a reader finds the old
+    package, the new one, or none.
+    """
+    try:
+        if not to.exists():
+            stage.rename(to)
+            return
+        (to / MANIFEST_NAME).unlink(missing_ok=True)
+        for entry in [e for e in to.iterdir() if e not in stage.parents and _ours(e.name)]:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        for entry in sorted(stage.iterdir(), key=lambda e: e.name == MANIFEST_NAME):
+            entry.rename(to / entry.name)
+    except OSError as error:
+        raise _cannot_write(to, error) from error
+
+
+def _ours(name: str) -> bool:
+    return name != "lost+found"  # a fresh volume's own
+
+
+def _cannot_write(path: Path, error: OSError) -> SourceError:
+    return SourceError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        hint="Choose a directory that you may write to.",
+        reason="CannotWrite",
+    )
+
+
+def _already_there(to: Path, wanted: str) -> int | None:
+    """The size of the package in ``to`` when every byte of it is the wanted one's."""
+    manifest_file = to / MANIFEST_NAME
+    try:
+        if not manifest_file.is_file() or manifest_file.stat().st_size > MAX_MANIFEST_BYTES:
+            return None
+        data = manifest_file.read_bytes()
+        if digest_of(data) != wanted:
+            return None
+        manifest = decode(data)
+        for entry in manifest.files:
+            file = to / entry.path
+            if file.is_symlink() or file.stat().st_size != entry.size:
+                return None
+            with file.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
+                    return None
+    except (OSError, SluiceError):
+        return None
+    return len(data) + sum(entry.size for entry in manifest.files)
+
+
+def _incomplete(address: Address, entry: FileEntry, error: SourceError) -> SluiceError:
+    """What a failed file means for the package: it is listed, so it must be there and no larger."""
+    if error.reason == "TooLarge":
+        return _corrupt(address, entry)
+    if error.reason == "Missing":
+        return PackageError(
+            f"{entry.path} is listed in {MANIFEST_NAME} but is not at {address.shown}.",
+            hint="The upload is incomplete: publish it again with `sluice push`.",
+            reason="Missing",
+        )
+    return error
+
+
+def _corrupt(address: Address, entry: FileEntry) -> PackageError:
+    return PackageError(
+        f"{entry.path} at {address.shown} is not the file that was packaged: its bytes differ from "
+        f"what {MANIFEST_NAME} lists.",
+        hint="The copy is damaged or was changed: publish it again with `sluice push --force`.",
+        reason="Corrupt",
+    )
+
+
+def _mismatch(address: Address, wanted: str, found: str) -> PackageError:
+    return PackageError(
+        f"What lies at {address.shown} has digest {found}, not {wanted}.",
+        hint="Something else was published there: set the digest you mean, or publish again.",
+        reason="DigestMismatch",
+    )

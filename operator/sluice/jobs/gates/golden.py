@@ -1,0 +1,36 @@
+"""The examples inside the package are answered as they were when it was packaged."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sluice.jobs.gates.bench import Bench, GateFailedError, answer
+
+DEFAULT_TOLERANCE = 1e-9
+
+
+def run(bench: Bench) -> str:
+    tolerance = float(bench.gates.get("golden", {}).get("tolerance", DEFAULT_TOLERANCE))
+    examples = bench.candidate.golden()
+    if not examples:
+        return "the package has no examples to compare with"
+    got = answer(bench.predictor, [dict(example.row) for example in examples])
+    wanted = np.array([example.score for example in examples])
+    off = np.abs(got.scores - wanted)
+    wrong = int(np.sum(~(off <= tolerance)))
+    worst = int(np.argmax(off))
+    if wrong:
+        raise GateFailedError(
+            f"{wrong} of {len(examples)} recorded examples score otherwise by more than "
+            f"{tolerance:g}; the furthest, row {worst}: {float(got.scores[worst])!r}, recorded "
+            f"{float(wanted[worst])!r}"
+        )
+    for row, example in enumerate(examples):
+        if got.labels is not None and got.labels[row] != example.label and off[row] == 0:
+            raise GateFailedError(
+                f"recorded example {row} has label {got.labels[row]!r}, recorded {example.label!r}"
+            )
+    return (
+        f"{len(examples)} recorded examples answered, off by at most {float(off[worst]):.1e} "
+        f"(limit {tolerance:g})"
+    )
