@@ -1,0 +1,129 @@
+"""``sluice serve``: a package as an HTTP server, on a laptop and in a pod alike."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sluice.errors import SluiceError
+
+if TYPE_CHECKING:
+    from sluice.runtime.server import Loaded, Options
+
+EXIT_CANNOT_START = 3
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class _Duration(click.ParamType[float]):
+    """``2s``, ``500ms``, ``1m30s``; parsed here so that a pod need not import pydantic."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value)
+        parts = _DURATION.findall(text)
+        if not parts or "".join(n + unit for n, unit in parts) != text:
+            self.fail(f"{text!r} is not a duration such as 2s or 500ms", param, ctx)
+        seconds = sum(float(n) * _UNITS[unit] for n, unit in parts)
+        if seconds <= 0:
+            self.fail("must be more than zero", param, ctx)
+        return seconds
+
+
+_PORT = click.IntRange(0, 65535)
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=_PORT, default=8080, show_default=True, help="Port for clients.")
+@click.option(
+    "--admin-port", type=_PORT, default=9090, show_default=True, help="/metrics and /counters."
+)
+@click.option("--digest", help="Refuse any package but this one (sha256:...).")
+@click.option("--revision", help="Name of the revision; by default from the digest.")
+@click.option("--deployment", help="Name of the model in URLs; by default the package's.")
+@click.option("--namespace", help="Namespace of the deployment, for messages.")
+@click.option(
+    "--timeout", type=_Duration(), default="2s", show_default=True, help="Deadline of a prediction."
+)
+@click.option(
+    "--verdict-file",
+    type=click.Path(path_type=Path),
+    help="Be ready only when this file says Passed or Validated.",
+)
+@click.option(
+    "--allow-code", is_flag=True, help="Load pickle and joblib: this runs the code inside."
+)
+@click.option(
+    "--max-in-flight",
+    type=click.IntRange(1, 100_000),
+    default=256,
+    show_default=True,
+    help="Answer 503 when more requests than this are being answered.",
+)
+@click.option(
+    "--drain",
+    type=_Duration(),
+    default="10s",
+    show_default=True,
+    help="After SIGTERM, how long requests that still come are answered.",
+)
+def command(**options: object) -> None:
+    """Serve the model PACKAGE over HTTP.
+
+    Try it in a browser at /docs.  Exit code 3 means that serving could not start; the reason is the
+    last line.
+    """
+    from sluice.runtime.server import Options
+
+    settings = Options(**options)  # type: ignore[arg-type]
+    try:
+        _run(settings)
+    except SluiceError as error:
+        _refuse(error)
+
+
+def _run(options: Options) -> None:
+    from sluice.runtime.server import run
+
+    run(options, lambda loaded, port, admin: _greet(options, loaded, port, admin))
+
+
+def _greet(options: Options, loaded: Loaded, port: int, admin_port: int) -> None:
+    from sluice.runtime.describe import curl_line, example_row
+
+    manifest = loaded.package.manifest
+    host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    speed = f", {loaded.warm.one_row * 1e3:.2g} ms a row" if loaded.warm else ""
+    name = options.deployment or manifest.name
+    click.echo(f"{name}: {manifest.task} by {loaded.predictor.engine}{speed}")
+    click.echo(f"package {loaded.package.digest}")
+    click.echo(f"serving {url}   docs {url}/docs   metrics on port {admin_port}")
+    click.echo(curl_line(url, example_row(manifest, loaded.package)))
+    sys.stdout.flush()
+
+
+def _refuse(error: SluiceError) -> None:
+    """One plain line, where a person and where the operator will read it."""
+    line = " ".join(f"{error.reason}: {error}".split())
+    log = os.environ.get("SLUICE_TERMINATION_LOG")
+    if log:
+        try:
+            Path(log).write_bytes(line.encode()[:4096])
+        except OSError as problem:
+            click.echo(f"cannot write {log}: {problem.strerror}", err=True)
+    click.echo(line, err=True)
+    sys.exit(EXIT_CANNOT_START)

@@ -1,0 +1,152 @@
+"""Tick batching: requests parsed in one turn of the event loop are predicted together.
+
+Called by the endpoints; calls the predictor.  There is no timer, so a lone request waits for
+nothing.  A model whose warm-up took more than a millisecond runs on one worker thread: health stays
+live, and the queue fills while it runs.  When a batch raises, its requests are tried one by one, so
+a bad one fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from sluice.package.features import Columns
+from sluice.package.scoring import Answer
+from sluice.runtime.inputs import RowReader, Rows
+from sluice.runtime.predictor import Predictor
+
+MAX_BATCH_ROWS = 64
+INLINE_ROWS = 256
+"""A batch with more rows than this goes to the worker thread even when one row is quick."""
+
+
+@dataclass(slots=True)
+class Answered:
+    """What one request got from the model."""
+
+    answer: Answer
+    columns: Columns
+
+
+Result = Answered | Exception
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request's rows, and whom to tell.  ``cancelled`` when nobody waits any more."""
+
+    rows: Rows
+    done: Callable[[Result], None]
+    cancelled: bool = False
+
+
+class Batcher:
+    """Collects jobs and runs them, at most one batch at a time."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        reader: RowReader,
+        *,
+        off_loop: bool,
+        max_batch_rows: int = MAX_BATCH_ROWS,
+    ) -> None:
+        self._predictor = predictor
+        self._reader = reader
+        self._off_loop = off_loop
+        self._max_rows = max_batch_rows
+        self._queue: list[Job] = []
+        self._busy = False
+        self._running = False
+        self._worker: ThreadPoolExecutor | None = None
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; it runs at the end of this turn, or after the batch that is running."""
+        self._queue.append(job)
+        if not self._busy:
+            self._busy = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def may_wait(self, rows: int) -> bool:
+        """Whether a job of so many rows may run on the worker, where it can miss its deadline."""
+        return self._off_loop or rows > INLINE_ROWS or self._running
+
+    def close(self) -> None:
+        """Let the worker thread end."""
+        if self._worker is not None:
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self) -> None:
+        jobs = self._take()
+        if not jobs:
+            self._busy = False
+            return
+        rows = sum(job.rows.count for job in jobs)
+        if self._off_loop or rows > INLINE_ROWS:
+            self._start_worker(jobs)
+            return
+        self._deliver(jobs, run_batch(self._predictor, self._reader, jobs))
+
+    def _take(self) -> list[Job]:
+        """The next jobs, in order, up to the row limit; always at least one."""
+        queue, taken, rows = self._queue, 0, 0
+        for job in queue:
+            if taken and rows + job.rows.count > self._max_rows:
+                break
+            taken += 1
+            rows += 0 if job.cancelled else job.rows.count
+        jobs = [job for job in queue[:taken] if not job.cancelled]
+        del queue[:taken]
+        return jobs if jobs or not queue else self._take()
+
+    def _start_worker(self, jobs: list[Job]) -> None:
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._worker, run_batch, self._predictor, self._reader, jobs)
+        self._running = True
+        future.add_done_callback(lambda done: self._finish(jobs, done.result()))
+
+    def _finish(self, jobs: list[Job], results: Sequence[Result]) -> None:
+        self._running = False
+        self._deliver(jobs, results)
+
+    def _deliver(self, jobs: list[Job], results: Sequence[Result]) -> None:
+        if self._queue:
+            asyncio.get_running_loop().call_soon(self._run)
+        else:
+            self._busy = False
+        for job, result in zip(jobs, results, strict=True):
+            job.done(result)
+
+
+def run_batch(predictor: Predictor, reader: RowReader, jobs: Sequence[Job]) -> list[Result]:
+    """Predict the rows of all jobs in one call; one by one when that raises."""
+    try:
+        columns = reader.columns([job.rows for job in jobs])
+        answer = predictor.predict(columns)
+    except Exception as error:  # whatever a model raises is the model's failure, and is counted
+        if len(jobs) == 1:
+            return [error]
+        return [run_batch(predictor, reader, [job])[0] for job in jobs]
+    if len(jobs) == 1:
+        return [Answered(answer, columns)]
+    results: list[Result] = []
+    start = 0
+    for job in jobs:
+        part = slice(start, start + job.rows.count)
+        start = part.stop
+        results.append(
+            Answered(
+                Answer(
+                    answer.scores[part],
+                    None if answer.labels is None else answer.labels[part],
+                    None if answer.matrix is None else answer.matrix[part],
+                ),
+                {name: values[part] for name, values in columns.items()},
+            )
+        )
+    return results

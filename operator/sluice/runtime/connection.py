@@ -1,0 +1,273 @@
+"""One client connection: asyncio's callbacks around the sans-IO parser.
+
+Called by the event loop; calls the application of its port.  Answers leave in the order of the
+requests, whatever order they were computed in.  Time limits are checked by one sweep a second
+over all connections instead of one timer each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from sluice.runtime.http import (
+    CONTINUE,
+    BadRequest,
+    HttpConnection,
+    Limits,
+    Request,
+    Response,
+    render,
+)
+from sluice.runtime.served import Exchange
+
+MAX_PIPELINED = 64
+
+
+class App(Protocol):
+    """What answers on a port."""
+
+    def handle(self, request: Request, exchange: Exchange) -> None:
+        """Answer now or later."""
+
+    def refuse(self, bad: BadRequest) -> Response:
+        """The answer to what is no request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds a client may take."""
+
+    read: float = 10.0
+    """From the first byte of a request to its last."""
+    idle: float = 90.0
+    """Between two requests; longer than a router keeps its connections."""
+    write: float = 30.0
+    """To take an answer."""
+
+
+@dataclass(slots=True)
+class Port:
+    """What the connections of one listening port share."""
+
+    app: App
+    constant: bytes
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    closing: bool = False
+    """Answers say ``connection: close`` from now on."""
+    connections: set[Connection] = field(default_factory=set)
+
+    def protocol(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self)
+
+    def sweep(self) -> None:
+        """Close what is too slow; called once a second."""
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.check_time(now)
+
+    def close_idle(self) -> None:
+        """Close the connections on which nothing is going on."""
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    def abort_all(self) -> None:
+        """The grace period is over."""
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class _Exchange:
+    """A request waiting for its answer."""
+
+    __slots__ = ("_connection", "data", "head", "keep_alive", "on_gone", "started")
+
+    def __init__(self, connection: Connection, request: Request, started: float) -> None:
+        self._connection = connection
+        self.started = started
+        self.keep_alive = request.keep_alive
+        self.head = request.method == "HEAD"
+        self.on_gone: Callable[[], None] | None = None
+        self.data: bytes | None = None
+
+    def answer(self, response: Response) -> None:
+        self.on_gone = None
+        self._connection.answered(self, response)
+
+
+class Connection(asyncio.Protocol):
+    """The socket side of one connection."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._http = HttpConnection(port.limits)
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[_Exchange] = deque()
+        self._refusal: bytes | None = None
+        self._since = 0.0
+        self._blocked_since: float | None = None
+        self._read_paused = False
+        self._owes_continue = False
+        self._eof = False
+        self._linger_until: float | None = None
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._since = time.monotonic()
+        self._port.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic()
+        if not self._http.mid_request:
+            self._since = now
+        for event in self._http.receive(data):
+            if isinstance(event, BadRequest):
+                response = self._port.app.refuse(event)
+                self._refusal = render(response, keep_alive=False, constant=self._port.constant)
+            else:
+                exchange = _Exchange(self, event, now)
+                self._waiting.append(exchange)
+                self._port.app.handle(event, exchange)
+                self._since = now
+        if self._http.take_continue():
+            self._owes_continue = True
+        self._flush()
+        if len(self._waiting) > MAX_PIPELINED:
+            self._pause_reading()
+
+    def eof_received(self) -> bool:
+        """The client has gone, or (seldom) only closed its half: answer what it asked for."""
+        self._eof = True
+        self._http.eof()
+        self._tell_gone()
+        return bool(self._waiting)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._port.connections.discard(self)
+        self._tell_gone()
+        self._waiting.clear()
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        self._blocked_since = time.monotonic()
+        self._pause_reading()
+
+    def resume_writing(self) -> None:
+        self._blocked_since = None
+        self._resume_reading()
+
+    # Answers.
+
+    def answered(self, exchange: _Exchange, response: Response) -> None:
+        """An exchange has its answer; write it when its turn comes."""
+        keep_alive = exchange.keep_alive and not self._port.closing and not self._eof
+        exchange.keep_alive = keep_alive
+        exchange.data = render(
+            response, keep_alive=keep_alive, head=exchange.head, constant=self._port.constant
+        )
+        if self._waiting and self._waiting[0] is exchange:
+            self._flush()
+
+    def _flush(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        waiting = self._waiting
+        ready: list[bytes] = []
+        close = False
+        while waiting and waiting[0].data is not None and not close:
+            exchange = waiting.popleft()
+            assert exchange.data is not None
+            ready.append(exchange.data)
+            close = not exchange.keep_alive
+        if not close and not waiting:
+            if self._refusal is not None:
+                ready.append(self._refusal)
+                close = True
+            elif self._owes_continue and self._http.mid_request:
+                ready.append(CONTINUE)
+            self._owes_continue = False
+        if ready:
+            transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
+            self._since = time.monotonic()
+        if close or (self._eof and not waiting):
+            self._close()
+        elif self._read_paused and len(waiting) <= MAX_PIPELINED // 2:
+            self._resume_reading()
+
+    def _close(self) -> None:
+        """Close after what was written has left.
+
+        Bytes the client still sends would make the kernel answer with a reset that can destroy the
+        answer on its way, so a refused upload is read for a moment more (see ``check_time``).
+        """
+        assert self._transport is not None
+        self._waiting.clear()
+        if self._refusal is not None and not self._eof and self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._linger_until = time.monotonic() + 2.0
+        else:
+            self._transport.close()
+
+    # Time and back-pressure.
+
+    def check_time(self, now: float) -> None:
+        """Close when the client is too slow at what it is doing."""
+        transport, timeouts = self._transport, self._port.timeouts
+        if transport is None:
+            return
+        if self._linger_until is not None:
+            if now > self._linger_until:
+                transport.close()
+        elif self._blocked_since is not None:
+            if now - self._blocked_since > timeouts.write:
+                transport.abort()
+        elif self._waiting:
+            return
+        elif self._http.mid_request:
+            if now - self._since > timeouts.read:
+                self._too_slow()
+        elif now - self._since > timeouts.idle:
+            transport.close()
+
+    def close_if_idle(self) -> None:
+        """Close when no request is being received or answered."""
+        if self._transport is not None and not self._waiting and not self._http.mid_request:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _too_slow(self) -> None:
+        seconds = self._port.timeouts.read
+        bad = BadRequest(408, f"the request was not complete within {seconds:g} s")
+        response = self._port.app.refuse(bad)
+        assert self._transport is not None
+        self._transport.write(render(response, keep_alive=False, constant=self._port.constant))
+        self._transport.close()
+
+    def _tell_gone(self) -> None:
+        for exchange in self._waiting:
+            if exchange.on_gone is not None:
+                exchange.on_gone()
+                exchange.on_gone = None
+
+    def _pause_reading(self) -> None:
+        if self._transport is not None and not self._read_paused:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._transport is not None and self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()

@@ -1,0 +1,267 @@
+"""The life of a prediction request: admitted, parsed, predicted, answered, counted once.
+
+Called by ``endpoints.py``; calls the protocols, the batcher and the counters.  Every request ends
+in exactly one :class:`Outcome`; a request meant for another revision is only ``misdirected``.
+A client that goes away is counted in ``disconnects``, its waiting time goes into the latency
+histogram, and the outcome is still counted when the model has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from sluice.package.scoring import Answer
+from sluice.runtime.batching import Answered, Job, Result
+from sluice.runtime.counters import BUCKETS, Counters, Outcome
+from sluice.runtime.http import Request, Response
+from sluice.runtime.inputs import Rows
+from sluice.runtime.problems import Problem, unavailable
+from sluice.runtime.protocols.predict import PredictProtocol
+from sluice.runtime.protocols.v1 import V1Protocol
+from sluice.runtime.served import Exchange, Model, Settings, Status
+
+HEADER_REVISION = b"x-sluice-revision"
+HEADER_BUCKET = b"x-sluice-bucket"
+
+_JSON_TYPES = {
+    "",  # tritonclient sends none
+    "application/json",
+    "text/json",
+    "application/x-www-form-urlencoded",  # what `curl -d` says of any body
+}
+
+Render = Callable[[Answer], bytes]
+
+
+class Predictions:
+    """All prediction requests of a process."""
+
+    def __init__(self, settings: Settings, status: Status, counters: Counters) -> None:
+        self.settings = settings
+        self.status = status
+        self.counters = counters
+        self.model: Model | None = None
+        self.last_request = 0.0
+        self._revision = settings.revision.encode()
+        self._event_prefix = counters.boot[:8]
+        self._event_numbers = itertools.count(1)
+        self._logged: set[str] = set()
+
+    def use(self, settings: Settings, model: Model) -> None:
+        """Start to answer."""
+        self.settings = settings
+        self._revision = settings.revision.encode()
+        self.model = model
+
+    @property
+    def version(self) -> str:
+        """The model's version in V2."""
+        return self.settings.revision or "1"
+
+    def start(self, route: str, request: Request, exchange: Exchange) -> None:
+        """Take a request; its exchange is answered now or later."""
+        self.last_request = exchange.started
+        meant = request.headers.get(HEADER_REVISION)
+        if meant is not None and meant != self._revision and self._revision:
+            self.counters.misdirected += 1
+            problem = unavailable(
+                "Misdirected", "this server serves another revision; try again", retry_after=0
+            )
+            exchange.answer(error_response(problem, route))
+            return
+        _InFlight(self, route, exchange, _bucket(request.headers)).start(request)
+
+    def admit(self) -> Model:
+        """The model, or 503 with Retry-After."""
+        if self.status.refusing:
+            raise unavailable("Draining", "this server is shutting down; try again")
+        if self.model is None:
+            raise unavailable("NotReady", "the model is being loaded; try again")
+        if self.counters.in_flight >= self.settings.max_in_flight:
+            raise unavailable(
+                "Overloaded",
+                f"{self.settings.max_in_flight} requests are in flight already; try again",
+            )
+        return self.model
+
+    def parse(self, model: Model, route: str, request: Request) -> tuple[Rows, Render]:
+        """Rows of a request, and how to render its answer."""
+        content_type = request.content_type
+        if content_type not in _JSON_TYPES and not content_type.endswith("+json"):
+            raise Problem(
+                415,
+                "UnsupportedMediaType",
+                f"expected Content-Type application/json, got {content_type[:60]!r}",
+            )
+        if route == "v1":
+            self.check_name(request.path[len("/v1/models/") : -len(":predict")])
+            return model.v1.parse(request.body), model.v1.render
+        if route == "v2":
+            if self.rest_of_v2(request.path) != ["infer"]:
+                raise Problem(404, "NotFound", f"there is nothing at {request.path[:200]!r}")
+            if b"inference-header-content-length" in request.headers:
+                raise Problem(
+                    415, "UnsupportedMediaType", "expected JSON tensors, got binary tensors"
+                )
+            infer, rows = model.v2.parse(request.body)
+            return rows, lambda answer: model.v2.render(infer, answer)
+        protocol = model.predict
+        rows = protocol.parse(request.body)
+        return rows, lambda answer: protocol.render(answer, self._events(rows.count))
+
+    def check_name(self, name: str) -> None:
+        """404 unless ``name`` is the deployment's."""
+        mine = self.settings.deployment
+        if name != mine:
+            raise Problem(404, "UnknownModel", f"expected the model {mine!r}, got {name[:60]!r}")
+
+    def rest_of_v2(self, path: str) -> list[str]:
+        """What follows ``/v2/models/NAME[/versions/V]``; 404 for another name or version."""
+        parts = path.strip("/").split("/")
+        self.check_name(parts[2])
+        rest = parts[3:]
+        if rest[:1] == ["versions"] and len(rest) >= 2:
+            if rest[1] != self.version:
+                raise Problem(
+                    404,
+                    "UnknownVersion",
+                    f"expected the version {self.version!r}, got {rest[1][:60]!r}",
+                )
+            return rest[2:]
+        return rest
+
+    def log_model_error(self, error: BaseException) -> None:
+        """Once per class: enough to find the cause, not one line a request."""
+        name = type(error).__name__
+        if name not in self._logged and len(self._logged) < 32:
+            self._logged.add(name)
+            first = (str(error).strip().splitlines() or [""])[0][:300]
+            print(f"model error {name}: {first} (further ones are counted)", file=sys.stderr)
+
+    def _events(self, count: int) -> list[str]:
+        prefix, numbers = self._event_prefix, self._event_numbers
+        return [f"{prefix}-{next(numbers):x}" for _ in range(count)]
+
+
+class _InFlight:
+    """One request from admission to its outcome."""
+
+    __slots__ = ("_bucket", "_ended", "_exchange", "_gone", "_job", "_owner", "_render", "_route",
+                 "_timer")  # fmt: skip
+
+    def __init__(self, owner: Predictions, route: str, exchange: Exchange, bucket: int) -> None:
+        self._owner = owner
+        self._route = route
+        self._exchange = exchange
+        self._bucket = bucket
+        self._gone = False
+        self._ended = False
+        self._job: Job | None = None
+        self._render: Render | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, request: Request) -> None:
+        owner = self._owner
+        try:
+            model = owner.admit()
+        except Problem as problem:
+            owner.counters.finished(Outcome.SHED, self._bucket, None)
+            self._exchange.answer(error_response(problem, self._route))
+            return
+        owner.counters.in_flight += 1
+        try:
+            rows, self._render = owner.parse(model, self._route, request)
+        except Problem as problem:
+            self._end(Outcome.CLIENT_ERROR, error_response(problem, self._route))
+            return
+        owner.counters.unknown_fields += rows.unknown_fields
+        self._exchange.on_gone = self._client_gone
+        self._job = Job(rows, self._done)
+        model.batcher.submit(self._job)
+        if model.batcher.may_wait(rows.count):
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(owner.settings.timeout, self._deadline)
+
+    def _done(self, result: Result) -> None:
+        if self._ended:
+            return
+        if isinstance(result, Exception):
+            self._model_error(result)
+        elif not (finite := result.answer.finite).all():
+            self._owner.counters.non_finite += int(np.count_nonzero(~finite))
+            self._model_error(NonFiniteScore("the model answered a score that is not finite"))
+        else:
+            self._answered(result)
+
+    def _answered(self, result: Answered) -> None:
+        elapsed = time.monotonic() - self._exchange.started
+        if elapsed > self._owner.settings.timeout:
+            self._deadline()
+            return
+        assert self._render is not None
+        try:
+            body = self._render(result.answer)
+        except (TypeError, ValueError) as error:  # an answer that JSON cannot hold
+            self._model_error(error)
+            return
+        counters = self._owner.counters
+        counters.observe_rows(result.columns, result.answer.scores)
+        self._end(Outcome.OK, Response(200, body), rows=len(result.answer.scores))
+
+    def _model_error(self, error: Exception) -> None:
+        name = type(error).__name__
+        self._owner.counters.model_error(name)
+        self._owner.log_model_error(error)
+        problem = Problem(500, "ModelError", f"the model failed on this request with {name}")
+        self._end(Outcome.MODEL_ERROR, error_response(problem, self._route))
+
+    def _deadline(self) -> None:
+        if self._job is not None:
+            self._job.cancelled = True
+        seconds = self._owner.settings.timeout
+        problem = Problem(504, "Timeout", f"the model did not answer within {seconds:g} s")
+        self._end(Outcome.TIMEOUT, error_response(problem, self._route))
+
+    def _client_gone(self) -> None:
+        if not self._ended:
+            self._gone = True
+            counters = self._owner.counters
+            counters.disconnects += 1
+            counters.observe_latency(time.monotonic() - self._exchange.started)
+
+    def _end(self, outcome: Outcome, response: Response, rows: int = 0) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        counters = self._owner.counters
+        counters.in_flight -= 1
+        answered = outcome is Outcome.OK and not self._gone
+        seconds = time.monotonic() - self._exchange.started if answered else None
+        counters.finished(outcome, self._bucket, seconds, rows)
+        self._exchange.answer(response)
+
+
+class NonFiniteScore(Exception):  # noqa: N818 - its name is what modelErrorsByClass shows
+    """NaN or infinity is a model error, never a label."""
+
+
+def error_response(problem: Problem, route: str) -> Response:
+    """The answer in the words of the protocol that was asked."""
+    encode = PredictProtocol.error if route == "predict" else V1Protocol.error
+    return Response(problem.status, encode(problem), headers=problem.headers)
+
+
+def _bucket(headers: dict[bytes, bytes]) -> int:
+    """The unit bucket that the router gave, or -1."""
+    raw = headers.get(HEADER_BUCKET, b"")
+    if raw.isdigit() and len(raw) <= 3 and int(raw) < BUCKETS:
+        return int(raw)
+    return -1

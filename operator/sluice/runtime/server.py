@@ -1,0 +1,253 @@
+"""The process of ``sluice serve``: sockets, loading, signals, drain.
+
+Called by ``cli/serve.py``; calls everything else in this room.  Order of events: listen, so that
+liveness answers at once; verify and load on a thread; answer the golden examples; be ready.
+SIGTERM drains in two parts: first ``/readyz`` says 503 while requests are still answered, until
+those who route have noticed and none comes any more; then the listeners close, what is in flight is
+finished and the process exits 0.  Nothing is ever written to the disk but the termination message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sluice.errors import SluiceError
+from sluice.package.load import Package, open_package
+from sluice.runtime import describe
+from sluice.runtime.batching import Batcher
+from sluice.runtime.connection import Port
+from sluice.runtime.counters import Counters
+from sluice.runtime.endpoints import AdminApp, ServingApp
+from sluice.runtime.inputs import RowReader
+from sluice.runtime.predictions import Predictions
+from sluice.runtime.predictor import Predictor, WarmUp, check_golden, load_predictor, warm_up
+from sluice.runtime.protocols.predict import PredictProtocol
+from sluice.runtime.protocols.v1 import V1Protocol
+from sluice.runtime.protocols.v2 import V2Protocol
+from sluice.runtime.served import Model, Settings, Status
+from sluice.runtime.verdict import VerdictFile
+
+SLOW_CALL = 0.001
+"""A model whose one-row call takes longer runs off the event loop."""
+
+
+class StartError(SluiceError):
+    """This process cannot serve; its message is the last word of the container."""
+
+    reason = "StartFailed"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line of ``sluice serve``."""
+
+    package: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_port: int = 9090
+    digest: str | None = None
+    revision: str | None = None
+    deployment: str | None = None
+    namespace: str | None = None
+    timeout: float = 2.0
+    verdict_file: Path | None = None
+    allow_code: bool = False
+    max_in_flight: int = 256
+    drain: float = 10.0
+    """Longest first part of a drain."""
+    quiet: float = 1.5
+    """Seconds without a request that end the first part."""
+    grace: float = 25.0
+    """All of a drain; below Kubernetes' 30 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading gave."""
+
+    package: Package
+    predictor: Predictor
+    warm: WarmUp | None
+
+
+def load(options: Options) -> Loaded:
+    """Verify, load and try the package; raises SluiceError with the reason."""
+    package = open_package(options.package, options.digest)
+    predictor = load_predictor(package, allow_code=options.allow_code)
+    mismatch = check_golden(predictor, package)
+    if mismatch is not None:
+        raise StartError(
+            f"The model does not answer as when it was packaged: {mismatch}.",
+            hint="Package it again with the versions that this server has.",
+            reason="GoldenMismatch",
+        )
+    warm = warm_up(predictor, package)
+    package.release()
+    return Loaded(package, predictor, warm)
+
+
+def run(options: Options, started: Callable[[Loaded, int, int], None]) -> None:
+    """Serve until a signal; raises SluiceError when serving cannot start.
+
+    ``started`` is told the ports once the process is loaded.
+    """
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(Server(options).run(started))
+
+
+class Server:
+    """One process."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._status = Status()
+        if options.verdict_file is not None:
+            self._status.verdict_missing = VerdictFile(options.verdict_file).missing
+        self._counters = Counters()
+        self._stop = asyncio.Event()
+        self._hurry = False
+        self._ports: list[Port] = []
+        self._listeners: list[asyncio.Server] = []
+
+    async def run(self, started: Callable[[Loaded, int, int], None]) -> None:
+        """Listen, load, serve, drain."""
+        options = self._options
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        sockets = [_listen(options.host, port) for port in (options.port, options.admin_port)]
+        # Names are known when the package is; until then answers carry what the command line says.
+        settings = Settings(
+            deployment=options.deployment or "",
+            revision=options.revision or "",
+            timeout=options.timeout,
+            max_in_flight=options.max_in_flight,
+        )
+        predictions = Predictions(settings, self._status, self._counters)
+        serving = Port(ServingApp(predictions, self._status), _constant(settings.revision))
+        admin = Port(AdminApp(self._counters, self._status), _constant(settings.revision))
+        self._ports = [serving, admin]
+        for port, sock in zip(self._ports, sockets, strict=True):
+            self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            loading = loop.run_in_executor(None, load, options)
+            stopped = asyncio.create_task(self._stop.wait())
+            waited: list[asyncio.Future[Any]] = [loading, stopped]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not loading.done():
+                os._exit(0)  # told to stop while loading: a thread in a C library cannot be ended
+            loaded = loading.result()
+            self._serve(loaded, predictions)
+            started(loaded, *(sock.getsockname()[1] for sock in sockets))
+            await stopped
+            await self._drain(predictions)
+        finally:
+            sweeper.cancel()
+
+    def _serve(self, loaded: Loaded, predictions: Predictions) -> None:
+        """From here on predictions are answered."""
+        package, manifest = loaded.package, loaded.package.manifest
+        options = self._options
+        settings = Settings(
+            deployment=options.deployment or manifest.name,
+            revision=options.revision or package.digest.removeprefix("sha256:")[:10],
+            timeout=options.timeout,
+            max_in_flight=options.max_in_flight,
+        )
+        counters = self._counters
+        counters.deployment, counters.revision = settings.deployment, settings.revision
+        counters.package_digest = package.digest
+        counters.use_profile(manifest, package.profile())
+        for port in self._ports:
+            port.constant = _constant(settings.revision)
+        reader = RowReader(manifest.inputs)
+        off_loop = loaded.warm is None or loaded.warm.one_row > SLOW_CALL
+        v2 = V2Protocol(settings.deployment, settings.revision, manifest, reader)
+        predictions.use(
+            settings,
+            Model(
+                batcher=Batcher(loaded.predictor, reader, off_loop=off_loop),
+                predict=PredictProtocol(manifest, reader, settings.revision),
+                v1=V1Protocol(settings.deployment, reader),
+                v2=v2,
+                docs=describe.page(manifest, settings, package),
+                openapi=describe.openapi(manifest, settings),
+            ),
+        )
+        self._status.loaded = True
+        # What was made while loading stays for ever: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+
+    def _signalled(self, number: int) -> None:
+        if self._stop.is_set() or number == signal.SIGINT:
+            self._hurry = True  # a person at a keyboard, or somebody who asks twice
+        self._status.draining = True
+        self._stop.set()
+
+    async def _drain(self, predictions: Predictions) -> None:
+        options, serving = self._options, self._ports[0]
+        began = time.monotonic()
+        serving.closing = True
+        while not self._hurry and time.monotonic() - began < options.drain:
+            if time.monotonic() - max(predictions.last_request, began) > options.quiet:
+                break
+            await asyncio.sleep(0.05)
+        self._status.refusing = True
+        for listener in self._listeners:
+            listener.close()
+        while self._counters.in_flight and time.monotonic() - began < options.grace:
+            serving.close_idle()
+            await asyncio.sleep(0.02)
+        for port in self._ports:
+            port.close_idle()
+        # One more turn lets the last answers leave before the sockets go.
+        limit = time.monotonic() + 1.0
+        while serving.connections and time.monotonic() < limit:
+            await asyncio.sleep(0.02)
+            serving.close_idle()
+        for port in self._ports:
+            port.abort_all()
+        if predictions.model is not None:
+            predictions.model.batcher.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for port in self._ports:
+                port.sweep()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise StartError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+            hint="Choose another --host, --port or --admin-port.",
+            reason="AddressInUse",
+        ) from None
+
+
+@functools.cache
+def _constant(revision: str) -> bytes:
+    """The header line that every answer carries."""
+    return b"x-sluice-revision: %s\r\n" % revision.encode() if revision else b""
