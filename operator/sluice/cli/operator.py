@@ -37,9 +37,9 @@ import click
 )
 @click.option(
     "--host",
-    default="0.0.0.0",
+    default="0.0.0.0",  # noqa: S104
     show_default=True,
-    help="Address that both ports bind to.",  # noqa: S104
+    help="Address that both ports bind to.",
 )
 @click.option(
     "--lease-name", default="sluice-operator", show_default=True, help="Lease for leadership."

@@ -228,7 +228,7 @@ class Engine:
                 self.queue.add(change.key, priority)
 
     def _ours(self, change: Change) -> bool:
-        """Keeps another install's children from making us look: their parents are not in our store."""
+        """Children of another install's parents, which our store lacks, are none of our work."""
         if self.store.has(PARENT, change.namespace, change.owner) or change.type == "Deleted":
             return True
         obj = self.store.get(change.kind, change.namespace, change.name)

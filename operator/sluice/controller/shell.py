@@ -29,7 +29,7 @@ from sluice.kube.errors import KubeError
 
 @contextlib.contextmanager
 def _unimportable(*names: str) -> Iterator[None]:
-    """kopf imports these when it finds them, for 20 MB and half a second that nothing here needs."""
+    """kopf imports these when it finds them, for 20 MB and half a second; nobody needs it."""
     modules: Mapping[str, Any] = sys.modules
     hidden = [name for name in names if name not in modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
@@ -113,8 +113,8 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     return configured
 
 
-def build_registry(engine: Engine) -> kopf.OperatorRegistry:
-    """The handlers: log in, start, stop, hand events on."""
+def build_registry(engine: Engine, ended: asyncio.Event) -> kopf.OperatorRegistry:
+    """The handlers: log in, start, stop, hand events on; ``ended`` tells that kopf has stopped."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -131,6 +131,7 @@ def build_registry(engine: Engine) -> kopf.OperatorRegistry:
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:
         await engine.stop()
+        ended.set()  # kopf would wait 5 s for its own task that waits for this flag.
 
     @kopf.on.event(meta.GROUP, meta.VERSION, _PLURAL, registry=registry, id="feed")
     async def feed(event: Any, **_: Any) -> None:
@@ -209,29 +210,42 @@ async def _wait_for_kinds(client: KubeClient, health: Health, stop: asyncio.Even
 
 async def _keep_running(settings: Settings, engine: Engine, stop: asyncio.Event) -> None:
     """kopf, again and again: only a signal or ``stop`` ends it."""
-    configured = kopf_settings(settings)
-    registry = build_registry(engine)
     delay = 1.0
+    loop = asyncio.get_running_loop()
     while not stop.is_set():
-        loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            await kopf.operator(
-                registry=registry,
-                settings=configured,
-                standalone=True,
-                clusterwide=not settings.namespaces,
-                namespaces=list(settings.namespaces),
-                stop_flag=stop,
-            )
+            await _run_kopf(settings, engine, stop)
             return
         except Exception as error:
             # kopf gave up on an answer of the API server.  Its clean-up has stopped the engine.
             delay = 1.0 if loop.time() - began > 300 else min(60.0, delay * 2)
-            log.warning("The kopf part ended (%s) and starts again in %.0f s.", error, delay)
+            log.warning("The kopf part ended (%r) and starts again in %.0f s.", error, delay)
             await engine.stop()
             _stop_on_signals(stop)
             await _sleep_unless(stop, delay * random.uniform(0.7, 1.3))  # noqa: S311
+
+
+async def _run_kopf(settings: Settings, engine: Engine, stop: asyncio.Event) -> None:
+    """One run of kopf, until a signal (it returns) or until it gives up (it raises)."""
+    ended = asyncio.Event()
+
+    async def pass_on() -> None:
+        await stop.wait()
+        ended.set()
+
+    link = asyncio.create_task(pass_on(), name="stop")
+    try:
+        await kopf.operator(
+            registry=build_registry(engine, ended),
+            settings=kopf_settings(settings),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=list(settings.namespaces),
+            stop_flag=ended,
+        )
+    finally:
+        link.cancel()
 
 
 async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
