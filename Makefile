@@ -19,9 +19,10 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-crds: venv ## Write crds/, the chart's copy and docs/api.md from the models in operator/sluice/api
+crds: venv ## Write crds/, the chart's copy, docs/api.md and manifests/base from their sources
 	@$(BIN)/python -m sluice.api.crd crds charts/sluice/files/crds
 	@$(BIN)/python -m sluice.api.reference docs/api.md
+	@$(BIN)/python -m tests.tools.manifests
 
 lock: ## Pin every dependency with hashes
 	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --group test --group check --group demo \
