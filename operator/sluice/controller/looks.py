@@ -1,0 +1,126 @@
+"""Taking looks: reading counters of routers and pods, once an interval, into the statistics.
+
+Called by reconcile.  What it returns is not committed yet; apply commits it together with what was
+decided from it, so that a crash neither loses nor repeats a look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from sluice.api.duration import seconds
+from sluice.api.meta import PORT_ADMIN
+from sluice.controller.observe import World
+from sluice.controller.route import Router
+from sluice.errors import SluiceError
+from sluice.evidence.counters import ServingPod, read_counters
+from sluice.evidence.snapshot import Arm, build_look
+from sluice.rollout.looking import Arms, absorbed, arms, due
+from sluice.rollout.model import Progress, RouterView
+
+WARM_UP_SECONDS = 30.0
+WARM_UP_LOOKS = 3
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The world with a look in its progress, and the progress that is committed so far."""
+
+    world: World
+    committed: Progress
+
+
+class Looker:
+    """Takes looks; keeps nothing between them but connections."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def look(self, world: World, router: Router, view: RouterView, now: float) -> Looked:
+        """Adds a look to the progress when one is due and something can be compared."""
+        committed = world.progress
+        interval = seconds(world.spec.analysis.interval)
+        found = arms(world.progress, world.roles, view)
+        if not due(world.progress, interval, now):
+            return Looked(world, committed)
+        if found is None:
+            return Looked(_without(world, view), committed)
+        progress = await self._take(world, router, found, interval, now)
+        return Looked(replace(world, progress=progress), committed)
+
+    async def _take(
+        self, world: World, router: Router, found: Arms, interval: float, now: float
+    ) -> Progress:
+        progress = world.progress
+        slots = world.roles
+        stable, candidate = slots.slot_of(found.stable), slots.slot_of(found.candidate)
+        assert stable is not None
+        assert candidate is not None
+        try:
+            reading = build_look(
+                progress.snapshot or None,
+                router.observation,
+                await read_counters(self._http(), _pods(world, found)),
+                stable=Arm(stable, found.stable),
+                candidate=Arm(candidate, found.candidate),
+                weights=router.weights(world.roles),
+                look_id=progress.looks,
+                now=now,
+                warmup=min(WARM_UP_SECONDS, WARM_UP_LOOKS * interval),
+            )
+        except (SluiceError, ValueError) as error:
+            return progress.model_copy(
+                update={
+                    "look_at": now,
+                    "empty_looks": progress.empty_looks + 1,
+                    "analysis_error": str(error)[:512],
+                }
+            )
+        progress = progress.model_copy(update={"look_at": now, "snapshot": reading.snapshot})
+        if reading.look is None:
+            return progress
+        empty = reading.look.candidate.n == 0
+        progress = progress.model_copy(
+            update={
+                "empty_looks": progress.empty_looks + 1 if empty else 0,
+                "analysis_error": "The candidate got no request." if empty else "",
+            }
+        )
+        return absorbed(progress, found.plan, reading.look)
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
+        return self._session
+
+    async def close(self) -> None:
+        """Closes the connections to pods."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def _without(world: World, view: RouterView) -> World:
+    """Says so when routers cannot be read while something should be compared."""
+    progress = world.progress
+    if not progress.judge or view.complete or (progress.rollout is None and progress.watch is None):
+        return world
+    changed = progress.model_copy(
+        update={
+            "empty_looks": progress.empty_looks + 1,
+            "analysis_error": (view.message or "No router can be read.")[:512],
+        }
+    )
+    return replace(world, progress=changed)
+
+
+def _pods(world: World, found: Arms) -> list[ServingPod]:
+    out = []
+    for revision in (found.stable, found.candidate):
+        for pod in world.pods.get(revision, []):
+            address = pod.get("status", {}).get("podIP")
+            if address:
+                meta = pod["metadata"]
+                out.append(ServingPod(meta["uid"], meta["name"], revision, address, PORT_ADMIN))
+    return out

@@ -1,0 +1,229 @@
+"""One ModelDeployment's router: its objects, what it says, and making it follow the roles.
+
+Called by reconcile and apply.  Translates between revisions (what the decision speaks of) and slots
+(what routers know).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sluice.api.duration import seconds
+from sluice.api.meta import headless_name, revision_name
+from sluice.controller.ensure import Ensurer
+from sluice.controller.observe import World
+from sluice.controller.pods import is_ready
+from sluice.kube.store import Key
+from sluice.objects.common import Obj
+from sluice.objects.haproxy_config import RouterShape
+from sluice.objects.router import RouterSpec, router_objects
+from sluice.objects.router_plan import SlotTarget, Weights, unset_target
+from sluice.rollout.model import SLOTS, Roles, RouterView
+from sluice.traffic.observation import RouterObservation
+from sluice.traffic.router import RouterClient, RouterPod
+
+TIMEOUT_SLACK_MS = 1000
+
+
+@dataclass
+class Router:
+    """The router of one ModelDeployment."""
+
+    world: World
+    client: RouterClient
+    ensurer: Ensurer
+    shape: RouterShape
+    image: str
+    observation: RouterObservation = field(default_factory=RouterObservation)
+
+    @property
+    def world_key(self) -> Key:
+        """(namespace, name) of the ModelDeployment."""
+        return (self.world.owner.namespace, self.world.owner.name)
+
+    # Objects
+
+    async def objects(self, roles: Roles) -> None:
+        """Makes the router's objects true; the file names stable only."""
+        world = self.world
+        slot = roles.slot_of(roles.stable) or SLOTS[0]
+        spec = RouterSpec(
+            name=world.owner.name,
+            namespace=world.owner.namespace,
+            stable_slot=slot,
+            stable=self._target(roles.stable),
+            roles=roles.model_dump(by_alias=True, mode="json", exclude={"left"}),
+            shape=self.shape,
+            replicas=world.spec.traffic.router_replicas,
+            image=self.image,
+            owner=world.owner.reference(),
+        )
+        for obj in router_objects(spec):
+            await self.ensurer.ensure(obj)
+
+    # Reading
+
+    async def read(self) -> RouterView:
+        """What every router pod says, in revisions."""
+        pods = self._pods()
+        ready = sum(map(is_ready, self.world.router_pods))
+        if not pods:
+            return RouterView(ready=ready, message="No router pod runs yet.")
+        self.observation = await self.client.read(pods)
+        return self._view(len(pods), ready)
+
+    def _view(self, pods: int, ready: int) -> RouterView:
+        seen = self.observation
+        errors = [e.message for e in seen.errors.values()]
+        roles = self.world.roles
+        slots = self._revisions_by_slot()
+        weights = [_shares(p.weights, slots, roles) for p in seen.pods]
+        return RouterView(
+            pods=pods,
+            reachable=len(seen.pods),
+            ready=ready,
+            stable=slots.get(seen.weights.stable) if seen.weights else None,
+            weight_low=min((w for w, _ in weights), default=None),
+            weight_high=max((w for w, _ in weights), default=None),
+            holdback_low=min((h for _, h in weights), default=None),
+            holdback_high=max((h for _, h in weights), default=None),
+            pointed=self._pointed(),
+            carrying=frozenset(r for s in seen.carrying if (r := slots.get(s))),
+            message=errors[0][:300] if errors else "",
+        )
+
+    def _revisions_by_slot(self) -> dict[str, str]:
+        """What the routers themselves have in each slot; ours where they say nothing."""
+        out = {s: r for s, r in self.world.roles.slots.items() if r}
+        for pod in self.observation.pods:
+            for slot, state in pod.slots.items():
+                if state.revision and state.revision != "-":
+                    out[slot] = state.revision
+        return out
+
+    def _pointed(self) -> frozenset[str]:
+        """Revisions that every router lists, with nothing else in their slot."""
+        out = set()
+        for slot, revision in self.world.roles.slots.items():
+            if revision is None or not self.observation.complete:
+                continue
+            addresses = self._addresses(revision)
+            states = [p.slots[slot] for p in self.observation.pods]
+            if all(
+                s.points_at(self._target(revision)) and not s.not_ready(addresses) for s in states
+            ):
+                out.add(revision)
+        return frozenset(out)
+
+    # Following
+
+    def differs(self, roles: Roles, view: RouterView) -> bool:
+        """Whether some router does not do what ``roles`` say."""
+        if view.pods == 0:
+            return False
+        for pod in self.observation.pods:
+            if roles.stable is not None and pod.weights != self.weights(roles):
+                return True
+            for slot, revision in roles.slots.items():
+                if revision and not pod.slots[slot].points_at(self._target(revision)):
+                    return True
+        return bool(self.observation.errors)
+
+    async def follow(self, roles: Roles) -> str:
+        """Makes every router that answers do what ``roles`` say; returns what went wrong."""
+        pods = self._pods()
+        if not pods:
+            return "No router pod runs yet."
+        problems = []
+        weights = self.weights(roles)
+        carrying = weights.carrying() | self.observation.carrying
+        for slot, revision in roles.slots.items():
+            if revision and (slot not in carrying or self._wrong(slot, revision)):
+                result = await self.client.point_slot(pods, slot, self._target(revision))
+                problems += [result.message] if not result.ok else []
+        if roles.stable is None:
+            return " ".join(problems)
+        listed = {s: self._addresses(r) for s, r in roles.slots.items() if r}
+        result = await self.client.set_weights(pods, weights, listed=listed)
+        if not result.ok:
+            problems.append(result.message)
+        return " ".join(problems)
+
+    def _wrong(self, slot: str, revision: str) -> bool:
+        target = self._target(revision)
+        return any(not p.slots[slot].points_at(target) for p in self.observation.pods)
+
+    def weights(self, roles: Roles) -> Weights:
+        """The split that ``roles`` stand for."""
+        stable = roles.slot_of(roles.stable) or SLOTS[0]
+        candidate = roles.slot_of(roles.candidate) if roles.weight else None
+        holdback = roles.slot_of(roles.previous) if roles.holdback else None
+        return Weights(
+            stable=stable,
+            candidate=candidate,
+            weight=roles.weight if candidate else 0,
+            holdback=holdback,
+            holdback_percent=roles.holdback if holdback else 0,
+            salt=roles.salt,
+            holdback_salt=roles.holdback_salt,
+        )
+
+    def _target(self, revision: str | None) -> SlotTarget:
+        if revision is None:
+            return unset_target(self.shape.cluster_domain)
+        owner = self.world.owner
+        service = self.world.services.get(revision_name(owner.name, revision), {})
+        address = service.get("spec", {}).get("clusterIP")
+        host = f"{headless_name(owner.name, revision)}.{owner.namespace}.svc"
+        return SlotTarget(
+            revision=revision,
+            host=f"{host}.{self.shape.cluster_domain}",
+            cluster_ip=address if address and not address.startswith("127.") else None,
+            timeout_ms=int(seconds(self.world.spec.serving.timeout) * 1000) + TIMEOUT_SLACK_MS,
+        )
+
+    def _addresses(self, revision: str) -> set[str]:
+        pods = self.world.pods.get(revision, [])
+        return {ip for p in pods if (ip := p.get("status", {}).get("podIP"))}
+
+    def _pods(self) -> list[RouterPod]:
+        out = []
+        for pod in self.world.router_pods:
+            meta, status = pod["metadata"], pod.get("status", {})
+            started = any(
+                "running" in (c.get("state") or {}) for c in status.get("containerStatuses") or []
+            )
+            if status.get("podIP") and started and "deletionTimestamp" not in meta:
+                out.append(self._router_pod(meta, status["podIP"]))
+        return out
+
+    def _router_pod(self, meta: Obj, address: str) -> RouterPod:
+        return RouterPod(
+            meta["namespace"], meta["name"], meta["uid"], address, self.shape.admin_port
+        )
+
+
+def _shares(weights: Weights, slots: dict[str, str], roles: Roles) -> tuple[int, int]:
+    """(candidate's, previous') share in percent, whoever has the role by ``roles``."""
+
+    def share(revision: str | None) -> int:
+        if revision is None:
+            return 0
+        return round(sum(weights.share(s) for s, r in slots.items() if r == revision))
+
+    return share(roles.candidate), share(roles.previous)
+
+
+def shape_of(world: World, dns: str) -> RouterShape:
+    """The router's shape from the spec and the operator's settings."""
+    unit = world.spec.traffic.unit
+    return RouterShape(
+        unit_header=unit.header if unit else None,
+        unit_cookie=unit.cookie if unit else None,
+        dns=dns or None,
+    )
+
+
+def url_of(world: World) -> str:
+    """Where users find the model inside the cluster."""
+    return f"http://{world.owner.name}.{world.owner.namespace}.svc.cluster.local"

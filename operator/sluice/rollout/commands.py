@@ -1,0 +1,144 @@
+"""What a person asks for by annotation.  Executed once, answered in ``status.lastCommand``.
+
+``abort`` beats everything and latches: the digest is quarantined until ``retry`` names it.
+``promote``, ``promote-now`` and ``retry`` must name the digest they are meant for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sluice.api.meta import COMMANDS, DIGEST_BOUND_COMMANDS, command_annotation
+from sluice.api.status import LastCommand
+from sluice.rollout import ledger
+from sluice.rollout.draft import Draft
+from sluice.rollout.model import Failure
+from sluice.rollout.times import rfc3339
+
+MIN_DIGEST = 12
+
+
+def obey(draft: Draft) -> None:
+    """Executes every annotation that has not been executed, abort first."""
+    pending = {
+        verb: draft.i.annotations[command_annotation(verb)][:128]
+        for verb in COMMANDS
+        if command_annotation(verb) in draft.i.annotations
+    }
+    executed = {v: x for v, x in draft.progress.executed.items() if pending.get(v) == x}
+    for verb, value in pending.items():
+        draft.executed.append(verb)
+        if executed.get(verb) == value:
+            continue
+        result = _VERBS[verb](draft, value)
+        executed[verb] = value
+        draft.set_progress(
+            last_command=LastCommand(
+                op=verb, value=value, result=result[:512], at=rfc3339(draft.i.now)
+            )
+        )
+        draft.note("Command", f"{verb}: {result}")
+    if executed != draft.progress.executed:
+        draft.set_progress(executed=executed)
+
+
+def _abort(draft: Draft, value: str) -> str:
+    failure = Failure(
+        check="abort",
+        reason="Aborted",
+        message="Aborted by a person.",
+        scope="Package",
+        detected=draft.i.now,
+    )
+    if draft.rollout is not None and draft.rollout.revision is not None:
+        draft.set_rollout(failure=failure, phase="RollingBack", since=draft.i.now)
+        return f"Candidate {draft.rollout.revision} is taken back and quarantined."
+    if draft.rollout is not None:
+        return "Nothing to abort yet: the package is still being resolved; change spec.model.uri."
+    if draft.watch is not None:
+        from sluice.rollout.watch import take_back
+
+        revision = draft.watch.revision
+        take_back(draft, failure)
+        return f"Promotion of {revision} is undone."
+    return "Nothing to abort: no rollout and no watch is in flight."
+
+
+def _pause(draft: Draft, value: str) -> str:
+    if draft.rollout is None:
+        return "Nothing to pause: no rollout is in flight."
+    draft.set_rollout(paused="by a person")
+    return "Paused; guardrails stay on. Go on with sluice.dev/resume=now."
+
+
+def _resume(draft: Draft, value: str) -> str:
+    if draft.rollout is None or not draft.rollout.paused:
+        return "Nothing to resume."
+    draft.set_rollout(paused="")
+    return "Resumed."
+
+
+def _promote(draft: Draft, value: str) -> str:
+    refusal = _not_the_candidate(draft, value)
+    if refusal:
+        return refusal
+    draft.set_rollout(pass_step=True, paused="")
+    return "This step counts as passed; guardrails stay on."
+
+
+def _promote_now(draft: Draft, value: str) -> str:
+    refusal = _not_the_candidate(draft, value)
+    if refusal:
+        return refusal
+    draft.set_rollout(pass_step=True, skip_steps=True, paused="")
+    return "Remaining steps are skipped; guardrails stay on."
+
+
+def _retry(draft: Draft, value: str) -> str:
+    if not _long_enough(value):
+        return f"Name the digest: at least {MIN_DIGEST} hex digits."
+    hits = [r for r in draft.i.revisions.values() if _matches(r.package.digest, value)]
+    if not hits:
+        return f"No revision has a package digest that starts with {value}."
+    for revision in hits:
+        if draft.verdict(revision.hash).phase in ("Failed", "Withdrawn"):
+            draft.set_verdict(
+                revision.hash, ledger.retried(draft.verdict(revision.hash), draft.i.now)
+            )
+    draft.set_progress(outcome=None)
+    draft.drop_resolve = draft.drop_gates = True
+    return "The quarantine is lifted; the package starts again at its gates."
+
+
+def _not_the_candidate(draft: Draft, value: str) -> str:
+    rollout = draft.rollout
+    if rollout is None or rollout.revision is None:
+        return "No candidate is in flight."
+    if not _long_enough(value):
+        return f"Name the candidate's digest: at least {MIN_DIGEST} hex digits."
+    record = draft.revision(rollout.revision)
+    if record is None or not _matches(record.package.digest, value):
+        return f"{value} is not the candidate's digest; nothing was done."
+    if rollout.phase not in ("Stepping", "Promoting"):
+        return f"The candidate is {rollout.phase}; there is no step to pass yet."
+    return ""
+
+
+def _long_enough(value: str) -> bool:
+    return len(value.removeprefix("sha256:")) >= MIN_DIGEST
+
+
+def _matches(digest: str, value: str) -> bool:
+    return digest.removeprefix("sha256:").startswith(value.removeprefix("sha256:"))
+
+
+_VERBS: dict[str, Callable[[Draft, str], str]] = {
+    "abort": _abort,
+    "pause": _pause,
+    "resume": _resume,
+    "promote": _promote,
+    "promote-now": _promote_now,
+    "retry": _retry,
+}
+assert set(_VERBS) == set(COMMANDS)
+assert set(DIGEST_BOUND_COMMANDS) <= set(_VERBS)

@@ -1,0 +1,58 @@
+"""Validating: all gates pass before the first user request."""
+
+from __future__ import annotations
+
+from sluice.api.duration import seconds
+from sluice.rollout import ledger
+from sluice.rollout.draft import Draft
+from sluice.rollout.model import Failure
+
+
+def validate(draft: Draft) -> None:
+    """Runs the gate job and records what it says."""
+    rollout = draft.rollout
+    assert rollout is not None
+    assert rollout.revision is not None
+    draft.gates = rollout.revision
+    view = draft.i.gates
+    if view.state in ("Absent", "Running"):
+        draft.wait(view.message or "Gates are running.", reason="Validating")
+        overdue(draft, view.message or "the gates to finish")
+        return
+    if view.state == "Broken":
+        draft.wait(f"The gates could not run: {view.message}", reason="GatesBroken")
+        overdue(draft, view.message)
+        if view.retryable:
+            draft.drop_gates = True
+            draft.gates = None
+            draft.come_back(15.0)
+        return
+    draft.set_rollout(gates=list(view.gates))
+    bad = [g for g in view.gates if g.verdict != "Pass"]
+    if bad:
+        draft.note("GateFailed", f"{bad[0].name}: {bad[0].message}", warning=True)
+        draft.fail(
+            Failure(
+                check=bad[0].name,
+                reason="GateFailed",
+                message=f"Gate {bad[0].name} failed: {bad[0].message}"[:512],
+                scope="Revision" if bad[0].name == "latency" else "Package",
+                detected=draft.i.now,
+            )
+        )
+        return
+    draft.set_verdict(
+        rollout.revision, ledger.validated(draft.verdict(rollout.revision), draft.i.now)
+    )
+    draft.note("GatesPassed", ", ".join(f"{g.name} {g.verdict}" for g in view.gates))
+    draft.set_rollout(phase="Provisioning", since=draft.i.now, observed=0.0)
+    draft.come_back(0.0)
+
+
+def overdue(draft: Draft, missing: str) -> None:
+    """Names what is missing once ``progressDeadline`` is over.  Never a verdict."""
+    rollout = draft.rollout
+    assert rollout is not None
+    if rollout.fetched >= seconds(draft.i.spec.rollout.progress_deadline):
+        draft.wait(missing, reason="ProgressDeadlineExceeded")
+        draft.waiting, draft.waiting_reason = missing[:512], "ProgressDeadlineExceeded"

@@ -1,0 +1,54 @@
+"""When a look may be taken, and what it compares.  Pure; called by sluice.controller.looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sluice.rollout import judge as judging
+from sluice.rollout.model import Progress, Roles, RouterView
+from sluice.rollout.plan import Plan
+from sluice.stats.look import Look
+
+EARLY = 0.9
+"""A look may come this part of an interval after the last one: clocks and wake-ups jitter."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Two revisions under one weight that every router confirms."""
+
+    stable: str
+    candidate: str
+    weight: int
+    plan: Plan
+
+
+def arms(progress: Progress, roles: Roles, view: RouterView) -> Arms | None:
+    """What can be compared now; None while weights are on their way or nothing is."""
+    if not view.complete or not progress.judge:
+        return None
+    rollout, watch = progress.rollout, progress.watch
+    if rollout is not None and rollout.phase in ("Stepping", "Promoting"):
+        settled = view.weight_low == view.weight_high == roles.weight > 0
+        if settled and roles.stable and roles.candidate == rollout.revision and rollout.revision:
+            return Arms(roles.stable, rollout.revision, roles.weight, Plan.from_json(rollout.plan))
+        return None
+    if watch is not None and roles.previous is not None and roles.holdback > 0:
+        settled = view.holdback_low == view.holdback_high == roles.holdback
+        if settled and view.stable == roles.stable == watch.revision:
+            return Arms(
+                roles.previous, watch.revision, 100 - roles.holdback, Plan.from_json(watch.plan)
+            )
+    return None
+
+
+def due(progress: Progress, interval: float, now: float) -> bool:
+    """Whether an interval has passed since the last look."""
+    return now - progress.look_at >= EARLY * interval or now < progress.look_at
+
+
+def absorbed(progress: Progress, plan: Plan, look: Look) -> Progress:
+    """The progress with ``look`` in its statistics."""
+    return progress.model_copy(
+        update={"judge": judging.absorb(plan, progress.judge, look), "looks": look.id + 1}
+    )

@@ -1,0 +1,272 @@
+"""The values that a decision is made from and made of.
+
+``Roles`` and ``Progress`` are durable (ConfigMaps), ``Revision`` mirrors a ModelRevision, the rest
+is observation or result.  Everything is immutable; ``decide`` returns new ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sluice.api.base import Block
+from sluice.api.modeldeployment import ModelDeploymentSpec
+from sluice.api.modelrevision import PackageInfo, Verdict
+from sluice.api.status import Condition, GateStatus, LastCommand, LastRollback
+from sluice.api.trustpolicy import TrustPolicySpec
+
+SLOTS = ("a", "b", "c")
+
+Phase = Literal["Resolving", "Validating", "Provisioning", "Stepping", "Promoting", "RollingBack"]
+
+
+class Roles(Block):
+    """Who serves, in which router slot, with which share.
+
+    Committed with the progress in one write; the router's ConfigMap carries the same, so that
+    losing the evidence does not lose who serves.  ``left`` says since when a revision that served
+    is out of its role.
+    """
+
+    schema_version: int = 1
+    slots: dict[str, str | None] = Field(default_factory=lambda: dict.fromkeys(SLOTS))
+    stable: str | None = None
+    candidate: str | None = None
+    previous: str | None = None
+    weight: int = Field(default=0, ge=0, le=100)
+    holdback: int = Field(default=0, ge=0, le=100)
+    salt: str = "0"
+    holdback_salt: str = "0"
+    left: dict[str, float] = Field(default_factory=dict)
+
+    def slot_of(self, revision: str | None) -> str | None:
+        """The slot that points at ``revision``."""
+        return next((s for s, r in self.slots.items() if r is not None and r == revision), None)
+
+    def members(self) -> set[str]:
+        """Revisions that hold a role."""
+        return {r for r in (self.stable, self.candidate, self.previous) if r}
+
+
+class Failure(Block):
+    """Why a revision is taken back or refused."""
+
+    check: str
+    reason: str
+    message: str
+    scope: Literal["Package", "Revision"] = "Package"
+    detected: float = 0.0
+
+
+class RolloutProgress(Block):
+    """One candidate on its way."""
+
+    id: str
+    source: str
+    revision: str | None = None
+    phase: Phase = "Resolving"
+    since: float = 0.0
+    observed: float = 0.0
+    fetched: float = 0.0
+    step: int = 0
+    step_observed: float = 0.0
+    plan: dict[str, Any] = Field(default_factory=dict)
+    gates: list[GateStatus] = Field(default_factory=list)
+    paused: str = ""
+    pass_step: bool = False
+    skip_steps: bool = False
+    failure: Failure | None = None
+    withdrawn: bool = False
+    superseded: bool = False
+
+
+class WatchProgress(Block):
+    """The promoted revision under watch."""
+
+    revision: str
+    previous: str
+    since: float = 0.0
+    observed: float = 0.0
+    plan: dict[str, Any] = Field(default_factory=dict)
+    duration: float = 0.0
+    min_requests: int = 0
+
+
+class Outcome(Block):
+    """How the last attempt at a source ended, when it did not end in promotion."""
+
+    source: str
+    revision: str | None = None
+    reason: str
+    message: str
+    terminal: bool = True
+    retry_at: float = 0.0
+    attempts: int = 0
+
+
+class Progress(Block):
+    """Where the rollout or the watch is.  The evidence ConfigMap, committed with the statistics."""
+
+    schema_version: int = 1
+    roles: Roles | None = None
+    rollout: RolloutProgress | None = None
+    watch: WatchProgress | None = None
+    outcome: Outcome | None = None
+    judge: dict[str, Any] = Field(default_factory=dict)
+    snapshot: dict[str, Any] = Field(default_factory=dict)
+    looks: int = 0
+    look_at: float = 0.0
+    empty_looks: int = 0
+    analysis_error: str = ""
+    tick: float = 0.0
+    executed: dict[str, str] = Field(default_factory=dict)
+    last_command: LastCommand | None = None
+    last_rollback: LastRollback | None = None
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A ModelRevision as read."""
+
+    hash: str
+    source: str
+    uri: str
+    package: PackageInfo
+    runtime_image: str
+    identity: dict[str, Any]
+    hash_version: int
+    verdict: Verdict
+    created: str
+    deployment: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why pods of a revision are not ready."""
+
+    kind: Literal["Crash", "OutOfMemory", "Fetch", "Image", "Pending", "NotReady"]
+    message: str
+    models_fault: bool = False
+
+
+@dataclass(frozen=True)
+class PodsView:
+    """Pods of one revision."""
+
+    wanted: int = 0
+    ready: int = 0
+    exists: bool = False
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True)
+class RouterView:
+    """What the routers say.  ``None`` weights: no router answered."""
+
+    pods: int = 0
+    reachable: int = 0
+    ready: int = 0
+    stable: str | None = None
+    weight_low: int | None = None
+    weight_high: int | None = None
+    holdback_low: int | None = None
+    holdback_high: int | None = None
+    pointed: frozenset[str] = frozenset()
+    carrying: frozenset[str] = frozenset()
+    message: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Every router pod answered."""
+        return self.pods > 0 and self.reachable == self.pods
+
+
+@dataclass(frozen=True)
+class ResolveView:
+    """The resolving job of the wanted source."""
+
+    state: Literal["Absent", "Running", "Succeeded", "Failed"] = "Absent"
+    package: PackageInfo | None = None
+    reason: str = ""
+    message: str = ""
+    retryable: bool = False
+
+
+@dataclass(frozen=True)
+class GatesView:
+    """The gate job of the candidate."""
+
+    state: Literal["Absent", "Running", "Done", "Broken"] = "Absent"
+    gates: tuple[GateStatus, ...] = ()
+    message: str = ""
+    retryable: bool = True
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a decision may look at."""
+
+    name: str
+    namespace: str
+    generation: int
+    spec: ModelDeploymentSpec
+    deleting: bool
+    annotations: dict[str, str]
+    conditions: tuple[Condition, ...]
+    revisions: dict[str, Revision]
+    roles: Roles
+    progress: Progress
+    pods: dict[str, PodsView]
+    router: RouterView
+    resolve: ResolveView
+    gates: GatesView
+    policies: tuple[TrustPolicySpec, ...]
+    policies_readable: bool
+    default_image: str
+    url: str
+    now: float
+    quarantined: tuple[Revision, ...] = ()
+    conflicts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NewRevision:
+    """A ModelRevision to create."""
+
+    hash: str
+    source: str
+    uri: str
+    package: PackageInfo
+    runtime_image: str
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Note:
+    """An event to post."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What should be true next.  Applied in one place, sluice.controller.apply."""
+
+    roles: Roles
+    progress: Progress
+    status: dict[str, Any]
+    replicas: dict[str, int] = field(default_factory=dict)
+    retire: frozenset[str] = frozenset()
+    new_revision: NewRevision | None = None
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    resolve: bool = False
+    drop_resolve: bool = False
+    gates: str | None = None
+    drop_gates: bool = False
+    executed: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    requeue: float | None = None

@@ -1,0 +1,95 @@
+"""Provisioning: pods of the candidate, then a router slot that lists exactly them."""
+
+from __future__ import annotations
+
+from sluice.rollout.capacity import comparable
+from sluice.rollout.draft import Draft
+from sluice.rollout.gates import overdue
+from sluice.rollout.model import SLOTS, Failure
+from sluice.rollout.plan import Plan
+
+
+def candidate_pods(draft: Draft, weight: int) -> bool:
+    """Whether enough pods of the candidate are ready for ``weight``; says what is missing."""
+    rollout = draft.rollout
+    assert rollout is not None
+    want = comparable(draft.i.spec.replicas, weight)
+    view = draft.pods(rollout.revision)
+    if view.ready >= want:
+        return True
+    trouble = view.trouble
+    if trouble is not None and trouble.models_fault:
+        draft.note("CandidateBroken", trouble.message, warning=True)
+        draft.fail(
+            Failure(
+                check="pods",
+                reason=trouble.kind,
+                message=trouble.message[:512],
+                scope="Revision",
+                detected=draft.i.now,
+            )
+        )
+        return False
+    missing = f"{view.ready} of {want} pods of {rollout.revision} are ready"
+    if trouble is not None:
+        missing = f"{missing}: {trouble.message}"
+    draft.wait(missing, reason=trouble.kind if trouble else "WaitingForPods")
+    overdue(draft, missing)
+    return False
+
+
+def provision(draft: Draft) -> None:
+    """Waits for pods and for the router, then starts the first step."""
+    rollout = draft.rollout
+    assert rollout is not None
+    if draft.watch is not None:
+        draft.wait(
+            f"Waiting for the watch of {draft.watch.revision} to end before the next canary.",
+            reason="WatchInFlight",
+        )
+        return
+    _take_slot(draft)
+    first = first_weight(draft)
+    if not candidate_pods(draft, first):
+        return
+    if rollout.revision not in draft.i.router.pointed or not draft.i.router.complete:
+        draft.wait(
+            draft.i.router.message or "The router does not list the candidate's pods yet.",
+            reason="WaitingForRouter",
+        )
+        overdue(draft, draft.i.router.message or "the router to list the candidate's pods")
+        return
+    phase = "Stepping" if steps_of(draft) else "Promoting"
+    draft.set_rollout(phase=phase, since=draft.i.now, step=0, step_observed=0.0)
+    draft.come_back(0.0)
+
+
+def steps_of(draft: Draft) -> Plan | None:
+    """The plan when it has steps to walk: a canary against a stable revision."""
+    rollout = draft.rollout
+    assert rollout is not None
+    if draft.roles.stable is None or draft.i.spec.rollout.strategy == "GatesOnly":
+        return None
+    return Plan.from_json(rollout.plan)
+
+
+def first_weight(draft: Draft) -> int:
+    """The weight that provisioning prepares for."""
+    plan = steps_of(draft)
+    return plan.steps[0].weight if plan else 100
+
+
+def _take_slot(draft: Draft) -> None:
+    rollout = draft.rollout
+    assert rollout is not None
+    roles = draft.roles
+    salt = rollout.id
+    if roles.slot_of(rollout.revision) is None:
+        busy = {roles.slot_of(r) for r in (roles.stable, roles.previous) if r}
+        carrying = {roles.slot_of(r) for r in draft.i.router.carrying}
+        free = [s for s in SLOTS if s not in busy and s not in carrying]
+        if not free:
+            draft.wait("Waiting for a router slot to drain.", reason="WaitingForSlot")
+            return
+        draft.set_roles(slots={**roles.slots, free[0]: rollout.revision})
+    draft.set_roles(candidate=rollout.revision, salt=salt)

@@ -1,0 +1,290 @@
+"""The projection people read: roles, step, checks, conditions.  Nothing is decided from it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sluice.api.meta import LABEL_COMPONENT, LABEL_DEPLOYMENT, LABEL_REVISION
+from sluice.api.status import (
+    ArmValue,
+    CheckStatus,
+    Condition,
+    ModelDeploymentStatus,
+    RevisionSummary,
+    Role,
+    StepStatus,
+    Weight,
+)
+from sluice.rollout.desired import Desired
+from sluice.rollout.draft import Draft
+from sluice.rollout.model import Outcome
+from sluice.rollout.plan import Plan
+from sluice.rollout.times import rfc3339
+from sluice.rollout.trust import admitted
+
+MAX_REVISIONS = 10
+LOOKS_BEFORE_UNHEALTHY = 5
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+def project(draft: Draft, want: Desired) -> dict[str, Any]:
+    """The whole status as it goes to the API server, with stable transition times."""
+    i = draft.i
+    verdict = draft.judgement
+    status = ModelDeploymentStatus(
+        observed_generation=i.generation,
+        replicas=draft.pods(draft.roles.stable).wanted,
+        selector=_selector(draft),
+        url=i.url,
+        stable=_role(draft, draft.roles.stable, 100 - draft.roles.weight - draft.roles.holdback),
+        candidate=_role(draft, _candidate(draft), draft.roles.weight),
+        previous=_role(draft, draft.roles.previous, draft.roles.holdback),
+        step=_step(draft),
+        worst_check=verdict.worst if verdict else "",
+        worst_evidence=f"{verdict.evidence_percent:.0f}%" if verdict else "",
+        checks=[_check(c) for c in verdict.checks] if verdict else [],
+        gates=list(draft.rollout.gates) if draft.rollout else [],
+        revisions=_history(draft),
+        last_command=draft.progress.last_command,
+        last_rollback=draft.progress.last_rollback,
+        conditions=_conditions(draft, want),
+    )
+    return status.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+def _selector(draft: Draft) -> str:
+    if not draft.roles.stable:
+        return ""
+    return (
+        f"{LABEL_DEPLOYMENT}={draft.i.name},{LABEL_REVISION}={draft.roles.stable},"
+        f"{LABEL_COMPONENT}=model"
+    )
+
+
+def _candidate(draft: Draft) -> str | None:
+    return draft.rollout.revision if draft.rollout is not None else None
+
+
+def _role(draft: Draft, revision: str | None, desired: int) -> Role | None:
+    record = draft.revision(revision)
+    if revision is None or record is None:
+        return None
+    view = draft.pods(revision)
+    return Role(
+        revision=revision,
+        digest=record.package.digest,
+        weight=Weight(desired=desired, observed=_observed(draft, revision)),
+        ready=f"{view.ready}/{view.wanted}",
+    )
+
+
+def _observed(draft: Draft, revision: str) -> int | None:
+    router = draft.i.router
+    if not router.complete or router.weight_high is None or router.holdback_high is None:
+        return None
+    if revision == draft.roles.stable:
+        return max(0, 100 - router.weight_high - router.holdback_high)
+    if revision == draft.roles.previous:
+        return router.holdback_high
+    return router.weight_high
+
+
+def _step(draft: Draft) -> StepStatus | None:
+    rollout = draft.rollout
+    if rollout is None:
+        return None
+    plan = Plan.from_json(rollout.plan) if rollout.plan else None
+    count = len(plan.steps) if plan else 0
+    index = rollout.step + 1 if rollout.phase == "Stepping" else 0
+    if rollout.phase == "Promoting":
+        index = count
+    return StepStatus(
+        index=index,
+        count=count,
+        summary=draft.waiting or rollout.phase,
+        since=rfc3339(rollout.since),
+        estimated_seconds=int(draft.eta) if draft.eta is not None else None,
+    )
+
+
+def _check(check: Any) -> CheckStatus:
+    return CheckStatus(
+        name=check.name,
+        verdict=check.verdict,
+        stable=ArmValue(n=check.stable_n, value=check.stable_value),
+        candidate=ArmValue(n=check.candidate_n, value=check.candidate_value),
+        effect=check.effect,
+        low=check.low,
+        high=check.high,
+        margin=check.margin,
+        log10_evidence=check.log10_evidence,
+        message=check.message[:512],
+    )
+
+
+def _history(draft: Draft) -> list[RevisionSummary]:
+    newest = sorted(draft.i.revisions.values(), key=lambda r: (r.created, r.hash), reverse=True)
+    out = []
+    for record in newest[:MAX_REVISIONS]:
+        verdict = draft.verdict(record.hash)
+        out.append(
+            RevisionSummary(
+                revision=record.hash,
+                digest=record.package.digest,
+                verdict=verdict.phase,
+                reason=verdict.check or verdict.reason,
+                at=verdict.at or record.created,
+            )
+        )
+    return out
+
+
+def _conditions(draft: Draft, want: Desired) -> list[Condition]:
+    outcome = draft.progress.outcome
+    stuck = _stuck(draft, outcome)
+    rows: list[tuple[str, Truth | Literal[""], str, str]] = [
+        ("Ready", *_ready(draft, want, stuck)),
+        ("Reconciling", *_reconciling(draft, stuck)),
+        ("Stalled", *stuck) if stuck else ("Stalled", "False", "NotStalled", ""),
+        ("Available", *_available(draft)),
+        ("Promoted", *_promoted(draft, want)),
+        ("Validated", *_validated(draft)),
+        ("AnalysisHealthy", *_analysis(draft)),
+        ("SourceMutable", *_mutable(want)),
+        ("CodeTrusted", *_trusted(draft, want)),
+    ]
+    before = {c.type: c for c in draft.i.conditions}
+    out = []
+    for kind, truth, reason, message in rows:
+        if truth == "":
+            continue
+        old = before.get(kind)
+        kept = old is not None and old.status == truth
+        out.append(
+            Condition(
+                type=kind,
+                status=truth,
+                observed_generation=draft.i.generation,
+                last_transition_time=old.last_transition_time
+                if old is not None and kept
+                else rfc3339(draft.i.now),
+                reason=reason,
+                message=message[:512],
+            )
+        )
+    return out
+
+
+Row = tuple[Truth | Literal[""], str, str]
+
+
+def _stuck(draft: Draft, outcome: Outcome | None) -> Row | None:
+    """What a person must act on."""
+    if draft.i.conflicts:
+        return ("True", "NameConflict", " ".join(draft.i.conflicts))
+    if outcome is not None and outcome.terminal:
+        return ("True", outcome.reason, outcome.message)
+    if draft.waiting_reason in ("ProgressDeadlineExceeded", "Inconclusive") and draft.waiting:
+        return ("True", draft.waiting_reason, draft.waiting)
+    return None
+
+
+def _ready(draft: Draft, want: Desired, stuck: Row | None) -> Row:
+    if stuck:
+        return ("False", stuck[1], stuck[2])
+    outcome = draft.progress.outcome
+    if outcome is not None:
+        return ("False", outcome.reason, outcome.message)
+    rollout = draft.rollout
+    if rollout is not None:
+        if draft.waiting_reason in ("Held", "Paused"):
+            return ("True", "Held", draft.waiting)
+        return ("Unknown", "RolloutInFlight", draft.waiting or rollout.phase)
+    if draft.roles.stable is None or want.revision != draft.roles.stable:
+        return ("Unknown", "Progressing", draft.waiting)
+    if draft.watch is not None:
+        return ("True", "Watching", f"Revision {draft.roles.stable} serves and is being watched.")
+    view = draft.pods(draft.roles.stable)
+    if view.ready < draft.i.spec.replicas:
+        return ("Unknown", "WaitingForPods", f"{view.ready} of {draft.i.spec.replicas} pods ready.")
+    return ("True", "Serving", f"Revision {draft.roles.stable} serves.")
+
+
+def _reconciling(draft: Draft, stuck: Row | None) -> Row:
+    if stuck:
+        return ("False", stuck[1], "")
+    held = draft.waiting_reason in ("Held", "Paused")
+    outcome = draft.progress.outcome
+    if (draft.rollout is not None and not held) or (outcome is not None and not outcome.terminal):
+        return ("True", "RolloutInFlight", draft.waiting)
+    view = draft.pods(draft.roles.stable)
+    if draft.roles.stable is not None and view.ready < draft.i.spec.replicas:
+        return ("True", "WaitingForPods", "")
+    return ("False", "UpToDate", "")
+
+
+def _available(draft: Draft) -> Row:
+    view = draft.pods(draft.roles.stable)
+    if draft.roles.stable is None:
+        return ("False", "NothingServesYet", draft.waiting)
+    if draft.i.spec.replicas == 0:
+        return ("False", "ScaledToZero", "spec.replicas is 0.")
+    if view.ready == 0:
+        why = view.trouble.message if view.trouble else "No pod of stable is ready."
+        return ("False", "NoReadyPod", why)
+    if draft.i.router.ready == 0:
+        return ("False", "RouterNotReady", draft.i.router.message or "No router pod is ready.")
+    return ("True", "Serving", f"{view.ready} pods of {draft.roles.stable} serve.")
+
+
+def _promoted(draft: Draft, want: Desired) -> Row:
+    if want.revision is not None and want.revision == draft.roles.stable:
+        return ("True", "Promoted", f"Revision {want.revision}.")
+    outcome = draft.progress.outcome
+    if outcome is not None:
+        return ("False", outcome.reason, outcome.message)
+    return ("False", "RolloutInFlight", "")
+
+
+def _validated(draft: Draft) -> Row:
+    revision = _candidate(draft) or draft.roles.stable
+    if revision is None:
+        return ("Unknown", "NotYet", "")
+    phase = draft.verdict(revision).phase
+    if phase in ("Validated", "Passed"):
+        if draft.i.spec.validation.quality is None:
+            return (
+                "True",
+                "AnswersOnly",
+                "Checked that it answers, not that it is right: no quality dataset is given.",
+            )
+        return ("True", "GatesPassed", "")
+    if phase == "Failed":
+        return ("False", "GateFailed", draft.verdict(revision).message)
+    return ("Unknown", "GatesPending", "")
+
+
+def _analysis(draft: Draft) -> Row:
+    if draft.progress.analysis_error and draft.progress.empty_looks >= LOOKS_BEFORE_UNHEALTHY:
+        return ("False", "NoData", draft.progress.analysis_error)
+    return ("True", "Healthy", "")
+
+
+def _mutable(want: Desired) -> Row:
+    if want.package is not None and want.package.mutable_source:
+        return (
+            "True",
+            "Overwritable",
+            "The address can be overwritten; pin it with spec.model.digest or sluice push.",
+        )
+    return ("False", "Pinned", "")
+
+
+def _trusted(draft: Draft, want: Desired) -> Row:
+    if want.package is None or want.package.trust_class == "Data":
+        return ("", "", "")
+    how = admitted(want.package, draft.i.namespace, draft.i.policies)
+    if how is None:
+        return ("False", "NotTrusted", "No TrustPolicy admits this package here.")
+    return ("True", f"Trust{how}", f"trust={how}: class {want.package.trust_class} may load.")

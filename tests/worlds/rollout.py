@@ -1,0 +1,380 @@
+"""A small world for ``decide``: records, routers with memory and files, pods, jobs and a clock.
+
+Decisions are applied write by write in the order of ``sluice.controller.apply``; a test may cut the
+writes short (a kill), restart routers, serve stale reads or let an operator sleep.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sluice.api.modeldeployment import ModelDeploymentSpec
+from sluice.api.modelrevision import PackageInfo, Verdict
+from sluice.api.status import Condition, GateStatus
+from sluice.api.trustpolicy import TrustPolicySpec
+from sluice.controller.apply import sheds
+from sluice.rollout.decide import decide
+from sluice.rollout.identity import source_hash
+from sluice.rollout.looking import absorbed, arms, due
+from sluice.rollout.model import (
+    Decision,
+    GatesView,
+    Inputs,
+    PodsView,
+    Progress,
+    ResolveView,
+    Revision,
+    Roles,
+    RouterView,
+    Trouble,
+)
+from sluice.stats.look import ArmLook, Look
+
+BASE = {
+    "rollout": {
+        "steps": [
+            {"weight": 5, "minRequests": 50, "minDuration": "5s"},
+            {"weight": 25, "minRequests": 50, "minDuration": "5s"},
+            {"weight": 50, "minRequests": 50, "minDuration": "5s"},
+        ],
+        "watch": {"duration": "60s", "holdback": 10, "minRequests": 100},
+    },
+    "analysis": {"interval": "2s"},
+}
+
+
+def digest_of(letter: str) -> str:
+    """A package digest for the model called ``letter``."""
+    return "sha256:" + (f"{ord(letter):02x}" * 32)
+
+
+def spec_for(letter: str, **changes: Any) -> dict[str, Any]:
+    """A spec that asks for the model called ``letter``."""
+    return {**BASE, "model": {"uri": f"s3://models/{letter}"}, **changes}
+
+
+@dataclass
+class RouterPod:
+    """A router: what its memory does now, and what it would read after a restart."""
+
+    memory: Roles = field(default_factory=Roles)
+    file: Roles = field(default_factory=Roles)
+    pointed: set[str] = field(default_factory=set)
+    up: bool = True
+
+    def restart(self) -> None:
+        self.memory = Roles(stable=self.file.stable, slots=self.file.slots)
+        self.pointed = {self.file.stable} if self.file.stable else set()
+
+    def shares(self) -> dict[str, int]:
+        out = {}
+        m = self.memory
+        if m.stable:
+            out[m.stable] = 100 - m.weight - m.holdback
+        if m.candidate and m.weight:
+            out[m.candidate] = m.weight
+        if m.previous and m.holdback:
+            out[m.previous] = m.holdback
+        return {r: s for r, s in out.items() if s > 0}
+
+
+@dataclass
+class SimWorld:
+    """Everything outside the decision."""
+
+    spec: dict[str, Any]
+    now: float = 1_000_000.0
+    generation: int = 1
+    annotations: dict[str, str] = field(default_factory=dict)
+    revisions: dict[str, Revision] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    routers: list[RouterPod] = field(default_factory=lambda: [RouterPod(), RouterPod()])
+    wanted: dict[str, int] = field(default_factory=dict)
+    ready: dict[str, int] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = ()
+    status: dict[str, Any] = field(default_factory=dict)
+    policies: tuple[TrustPolicySpec, ...] = ()
+    resolved: bool = False
+    gates_for: str | None = None
+    rate: float = 400.0
+    errors: dict[str, float] = field(default_factory=dict)
+    broken_gate: set[str] = field(default_factory=set)
+    crashing: set[str] = field(default_factory=set)
+    classes: dict[str, str] = field(default_factory=dict)
+    writes: int = 0
+    notes: list[str] = field(default_factory=list)
+    got_traffic: set[str] = field(default_factory=set)
+    rng: random.Random = field(default_factory=lambda: random.Random(7))
+    deleting: bool = False
+    requeue: float | None = None
+    image: str = "sluice:1"
+
+    # What the decision sees
+
+    @property
+    def letter(self) -> str:
+        return str(self.spec["model"]["uri"]).rsplit("/", 1)[-1][0]
+
+    def revision_of(self, letter: str) -> str | None:
+        """The newest revision of the model called ``letter``."""
+        found = [r.hash for r in self.revisions.values() if r.package.digest == digest_of(letter)]
+        return found[-1] if found else None
+
+    @property
+    def roles(self) -> Roles:
+        return self.progress.roles or Roles()
+
+    def parsed(self) -> ModelDeploymentSpec:
+        return ModelDeploymentSpec.model_validate(self.spec)
+
+    def view(self) -> RouterView:
+        up = [r for r in self.routers if r.up]
+        roles = self.roles
+        weights = [r.shares().get(roles.candidate or "-", 0) for r in up]
+        held = [r.shares().get(roles.previous or "-", 0) for r in up]
+        stables = {r.memory.stable for r in up}
+        pointed = set.intersection(*(r.pointed for r in up)) if up else set()
+        listed = {r for r in pointed if self.ready.get(r, 0) > 0}
+        return RouterView(
+            pods=len(self.routers),
+            reachable=len(up),
+            ready=len(up),
+            stable=stables.pop() if len(stables) == 1 else None,
+            weight_low=min(weights, default=None),
+            weight_high=max(weights, default=None),
+            holdback_low=min(held, default=None),
+            holdback_high=max(held, default=None),
+            pointed=frozenset(listed),
+            carrying=frozenset(s for r in up for s in r.shares()),
+        )
+
+    def inputs(self) -> Inputs:
+        spec = self.parsed()
+        return Inputs(
+            name="iris",
+            namespace="default",
+            generation=self.generation,
+            spec=spec,
+            deleting=self.deleting,
+            annotations=dict(self.annotations),
+            conditions=self.conditions,
+            revisions=dict(self.revisions),
+            roles=self.roles,
+            progress=self.progress,
+            pods={r: self._pods(r) for r in self.wanted},
+            router=self.view(),
+            resolve=self._resolve(),
+            gates=self._gates(),
+            policies=self.policies,
+            policies_readable=True,
+            default_image=self.image,
+            url="http://iris",
+            now=self.now,
+        )
+
+    def _pods(self, revision: str) -> PodsView:
+        wanted, ready = self.wanted[revision], self.ready.get(revision, 0)
+        trouble = None
+        if ready < wanted:
+            crash = revision in self.crashing
+            trouble = Trouble("Crash" if crash else "Pending", "exit 1", models_fault=crash)
+        return PodsView(wanted=wanted, ready=ready, exists=True, trouble=trouble)
+
+    def _resolve(self) -> ResolveView:
+        if not self.resolved:
+            return ResolveView()
+        kind: Any = self.classes.get(self.letter, "Data")
+        package = PackageInfo.model_validate(
+            {"digest": digest_of(self.letter), "format": "onnx", "class": kind}
+        )
+        return ResolveView("Succeeded", package=package)
+
+    def _gates(self) -> GatesView:
+        rollout = self.progress.rollout
+        if self.gates_for is None or rollout is None or self.gates_for != rollout.revision:
+            return GatesView()
+        bad = self.revisions[self.gates_for].package.digest in self.broken_gate
+        gate = GateStatus(name="quality", verdict="Fail" if bad else "Pass", message="rocAuc 0.5")
+        return GatesView("Done", gates=(gate,))
+
+    # What happens outside
+
+    def ask_for(self, letter: str) -> None:
+        self.spec = spec_for(letter)
+        self.generation += 1
+        self.resolved = False
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        for router in self.routers:
+            self.got_traffic |= set(router.shares()) if router.up else set()
+        for revision, wanted in self.wanted.items():
+            if revision in self.crashing:
+                self.ready[revision] = 0
+            else:
+                self.ready[revision] = wanted
+
+    def look(self) -> Progress:
+        """The progress with a look in it, when one is due; not committed yet."""
+        found = arms(self.progress, self.roles, self.view())
+        interval = 2.0
+        if found is None or not due(self.progress, interval, self.now):
+            return self.progress
+        key = {"weights": [found.stable, found.candidate, found.weight]}
+        if self.progress.snapshot != key:
+            return self.progress.model_copy(update={"snapshot": key, "look_at": self.now})
+        total = self.rate * interval
+        share = found.weight / 100
+        look = Look(
+            id=self.progress.looks,
+            seconds=interval,
+            weight=found.weight,
+            stable=self._arm(found.stable, int(total * (1 - share))),
+            candidate=self._arm(found.candidate, int(total * share)),
+        )
+        return absorbed(self.progress, found.plan, look).model_copy(update={"look_at": self.now})
+
+    def _arm(self, revision: str, n: int) -> ArmLook:
+        p = self.errors.get(self.revisions[revision].package.digest, 0.0)
+        bad = sum(self.rng.random() < p for _ in range(n)) if p else 0
+        return ArmLook(
+            n=n,
+            model_errors=bad,
+            latency={200: max(0, n - bad)},
+            pods=((n, 0, bad),),
+            load_per_pod=100.0,
+        )
+
+    # Reconciling
+
+    def reconcile(self, kill_after: int | None = None) -> Decision:
+        """Observe, look, decide, apply; ``kill_after`` writes the process dies."""
+        committed = self.progress
+        self.progress = self.look()
+        decision = decide(self.inputs())
+        looked, self.progress = self.progress, committed
+        del looked
+        for number, write in enumerate(self._writes(decision, committed)):
+            if kill_after is not None and number >= kill_after:
+                return decision
+            write()
+            self.writes += 1
+        self.notes += [f"{n.reason}: {n.message}" for n in decision.notes]
+        self.requeue = decision.requeue
+        return decision
+
+    def _writes(self, decision: Decision, before: Progress) -> list[Callable[[], None]]:
+        roles_before = before.roles or Roles()
+        out: list[Callable[[], None]] = []
+        if sheds(roles_before, decision.roles):
+            out.append(lambda: self._follow(decision.roles))
+        new = decision.new_revision
+        if new is not None and new.hash not in self.revisions:
+            out.append(lambda: self._create(new))
+        for name, verdict in decision.verdicts.items():
+            out.append(lambda n=name, v=verdict: self._verdict(n, v))  # type: ignore[misc]
+        progress = decision.progress.model_copy(update={"roles": decision.roles})
+        if progress != before:
+            out.append(lambda: self._commit(progress))
+        for name, count in decision.replicas.items():
+            if self.wanted.get(name) != count and name in {*self.revisions, new and new.hash}:
+                out.append(lambda n=name, c=count: self._scale(n, c))  # type: ignore[misc]
+        if decision.resolve and not self.resolved:
+            out.append(lambda: setattr(self, "resolved", True))
+        if decision.gates and self.gates_for != decision.gates:
+            out.append(lambda: setattr(self, "gates_for", decision.gates))
+        if any(
+            r.file.slots != decision.roles.slots or r.file.stable != decision.roles.stable
+            for r in self.routers
+        ):
+            out.append(lambda: self._write_file(decision.roles))
+        if self._differs(decision.roles):
+            out.append(lambda: self._follow(decision.roles))
+        for name in decision.retire:
+            out.append(lambda n=name: self._remove(n))  # type: ignore[misc]
+        for verb in decision.executed:
+            out.append(lambda v=verb: self.annotations.pop(f"sluice.dev/{v}", None) and None)  # type: ignore[misc]
+        status = dict(decision.status)
+        if status != self.status:
+            out.append(lambda: self._set_status(status))
+        return out
+
+    def _create(self, new: Any) -> None:
+        self.revisions[new.hash] = Revision(
+            hash=new.hash,
+            source=new.source,
+            uri=new.uri,
+            package=new.package,
+            runtime_image=new.runtime_image,
+            identity=new.identity,
+            hash_version=1,
+            verdict=Verdict(),
+            created=f"{self.now:020.3f}",
+            deployment="iris",
+        )
+
+    def _verdict(self, name: str, verdict: Verdict) -> None:
+        if name in self.revisions:
+            self.revisions[name] = replace(self.revisions[name], verdict=verdict)
+
+    def _commit(self, progress: Progress) -> None:
+        self.progress = Progress.model_validate_json(progress.model_dump_json(by_alias=True))
+
+    def _scale(self, name: str, count: int) -> None:
+        self.wanted[name] = count
+        self.ready.setdefault(name, 0)
+
+    def _remove(self, name: str) -> None:
+        self.wanted.pop(name, None)
+        self.ready.pop(name, None)
+
+    def _write_file(self, roles: Roles) -> None:
+        for router in self.routers:
+            router.file = Roles(stable=roles.stable, slots=roles.slots)
+
+    def _set_status(self, status: dict[str, Any]) -> None:
+        self.status = status
+        self.conditions = tuple(Condition.model_validate(c) for c in status["conditions"])
+
+    def _differs(self, roles: Roles) -> bool:
+        return any(self._target(r, roles) != (r.memory, r.pointed) for r in self.routers if r.up)
+
+    def _target(self, router: RouterPod, roles: Roles) -> tuple[Roles, set[str]]:
+        pointed = {r for r in roles.slots.values() if r}
+        if roles.stable is None:
+            return router.memory, pointed
+        weight = roles.weight if roles.candidate in pointed else 0
+        if weight > router.memory.weight and not self.ready.get(roles.candidate or "", 0):
+            weight = router.memory.weight
+        memory = Roles(
+            stable=roles.stable,
+            candidate=roles.candidate if weight else None,
+            weight=weight,
+            previous=roles.previous if roles.holdback else None,
+            holdback=roles.holdback,
+            slots=roles.slots,
+        )
+        return memory, pointed
+
+    def _follow(self, roles: Roles) -> None:
+        for router in self.routers:
+            if router.up:
+                router.memory, router.pointed = self._target(router, roles)
+
+    # For tests
+
+    def run(self, seconds: float, every: float = 1.0) -> None:
+        """Lets time pass, reconciling as often as asked."""
+        end = self.now + seconds
+        while self.now < end:
+            self.pass_time(every)
+            self.reconcile()
+
+    def condition(self, kind: str) -> Condition:
+        return next(c for c in self.conditions if c.type == kind)
+
+    def source(self) -> str:
+        return source_hash(self.parsed().model)
