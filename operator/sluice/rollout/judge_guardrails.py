@@ -176,12 +176,22 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
     if check.limit is not None:
         limit = f", hard limit {words.percent(check.limit)}"
         limit += " exceeded" if finding.over_limit else ""
+    evidence = words.evidence(finding.log_e, log_need)
     return (
         f"{words.KINDS[check.type].capitalize()} {words.percent(rate(candidate, place))} of "
         f"{words.many(candidate[0])} requests, stable {words.percent(rate(stable, place))} of "
-        f"{words.many(stable[0])} ({words.ratio_range(low, high)}, tolerated {check.margin:g}"
-        f"{limit}), {words.evidence(finding.log_e, log_need)}."
+        f"{words.many(stable[0])}{_lately(state, place)} ({words.ratio_range(low, high)}, "
+        f"tolerated {check.margin:g}{limit}), {evidence}."
     )
+
+
+def _lately(state: State, place: int) -> str:
+    """In a watch, hours of health hide minutes of harm: the last looks' values too."""
+    stable, candidate = state["recent"]
+    if state["phase"] != "watch" or min(stable[0], candidate[0]) < 1.0:
+        return ""
+    now, then = candidate[place] / candidate[0], stable[place] / stable[0]
+    return f", lately {words.percent(now)} against {words.percent(then)}"
 
 
 def confidence(finding: Finding, state: State) -> tuple[float | None, float | None]:
@@ -195,10 +205,10 @@ def rate(sample: list[int], place: int) -> float | None:
 
 
 def latency_values(finding: Finding, state: State) -> tuple[float | None, float | None]:
-    """Stable's and the candidate's value, in seconds, of the quantile with most evidence."""
-    past = state["checks"][finding.check.name]["past"]
+    """Both arms' recent value, in seconds, of the quantile with most evidence."""
+    recent = state["checks"][finding.check.name]["recent"]
     q = latency.QUANTILES[finding.quantile]
-    return latency.quantile(past[0], q), latency.quantile(past[1], q)
+    return latency.quantile(recent[0], q), latency.quantile(recent[1], q)
 
 
 def _latency_sentence(finding: Finding, state: State, log_need: float) -> str:
@@ -207,8 +217,8 @@ def _latency_sentence(finding: Finding, state: State, log_need: float) -> str:
     n = [sum(side.values()) for side in process["past"]]
     name = f"p{100 * latency.QUANTILES[finding.quantile]:.0f}"
     text = (
-        f"Latency {name} {words.millis(candidate)} of {words.many(n[1])} requests, stable "
-        f"{words.millis(stable)} of {words.many(n[0])}, tolerated "
+        f"Latency {name} lately {words.millis(candidate)}, stable {words.millis(stable)} (seen "
+        f"{words.many(n[1])} and {words.many(n[0])} requests), tolerated "
         f"{100 * (finding.check.margin - 1):.0f} %"
     )
     if process["unequal"]:

@@ -21,6 +21,9 @@ State = dict[str, Any]
 
 MIN_HISTORY = 20
 MIN_UNITS = 100
+PATIENCE = 2.0
+"""The last step's margin must be affordable in this many minimum durations: 20 min by default."""
+
 RISKS = {"ErrorRate": "errors", "ClientErrorRate": "client errors"}
 
 
@@ -41,9 +44,10 @@ def new(plan: Plan, state: State, step: StepPlan) -> State:
         p0 = _past_rate(state, kind)
         tau = step.risk
         if step.last:
-            tau = min(tau, bounded_risk.last_margin(p0, share, _traffic(state)))
+            time = PATIENCE * step.min_duration
+            tau = min(tau, bounded_risk.last_margin(p0, share, _traffic(state), time))
         if _judged(plan, kind):
-            risks[kind] = bounded_risk.new(tau, last=step.last, p0=p0, share=share)
+            risks[kind] = bounded_risk.new(tau, step.ratio, p0=p0, share=share)
     return {
         "risks": risks,
         "latency": latency.new_promotion() if _judged(plan, "Latency") else None,
@@ -112,11 +116,9 @@ def _risk(
         return []
     bound = bounded_risk.bound(risk, plan.alpha_promotion, phi)
     so_far = "nothing excluded yet" if bound is None else f"so far {_points(bound)}"
-    text = (
-        f"{RISKS[kind]} not yet shown to be worse by less than {tolerated(risk, step)} ({so_far})"
-    )
+    text = f"{RISKS[kind]} not yet shown to be worse by less than {tolerated(risk)} ({so_far})"
     left = bounded_risk.requests_left(
-        risk, step.weight / 100.0, alpha=plan.alpha_promotion, phi=phi, last=step.last
+        risk, step.weight / 100.0, alpha=plan.alpha_promotion, phi=phi
     )
     return [(text, _wait(left, per_second), kind)]
 
@@ -160,10 +162,9 @@ def phi_of(plan: Plan, state: State, kind: str) -> float:
     return max(phi, dispersion.STICKY_FLOOR) if plan.sticky else phi
 
 
-def tolerated(risk: State, step: StepPlan) -> str:
+def tolerated(risk: State) -> str:
     """The step's margin in words."""
-    text = _points(risk["tau"])
-    return f"{text} or 20 % of stable's" if step.last else text
+    return f"{_points(risk['tau'])} or {100 * (risk['ratio'] - 1):.0f} % of stable's"
 
 
 def excess_bound(plan: Plan, state: State) -> float | None:

@@ -53,7 +53,8 @@ class CheckPlan:
 @dataclass(frozen=True)
 class StepPlan:
     """One judged step.  ``risk`` is tau, the excess failure rate that must be excluded; at the last
-    step it is the widest that may be taken."""
+    step it is the widest that may be taken.  ``ratio`` is the multiple of stable's own rate that is
+    tolerated as well."""
 
     weight: int
     min_requests: int
@@ -61,6 +62,7 @@ class StepPlan:
     max_duration: float | None
     pause_manual: bool
     risk: float
+    ratio: float
     latency_margin: float
     last: bool
 
@@ -181,6 +183,7 @@ def _step(step: Step, *, last: bool) -> StepPlan:
         max_duration=None if step.max_duration is None else seconds(step.max_duration),
         pause_manual=step.pause == "Manual",
         risk=(0.05, 0.02, 0.005)[tight],
+        ratio=1.2 if last else 1.5,
         latency_margin=(1.5, 1.25, 1.1)[tight],
         last=last,
     )

@@ -29,13 +29,13 @@ State = dict[str, Any]
 
 VERSION = 1
 BETS: Floats = np.geomspace(0.002, 0.98, 20)
-RATIO = 1.2
-"""The last step also tolerates failures up to this multiple of stable's."""
+EARLY_RATIO = 1.5
+LAST_RATIO = 1.2
+"""A step also tolerates failures up to this multiple of stable's: where one request in ten is a
+client's mistake, two points are noise, and the last step decides."""
 
 MARGINS = (0.001, 0.002, 0.003, 0.005)
 """Excess failures per request tolerated at the last step: the smallest affordable one is taken."""
-
-AFFORDABLE_SECONDS = 1200.0
 
 
 def prior(tau: float, multiple: float, p0: float | None, share: float) -> Floats:
@@ -57,31 +57,25 @@ def prior(tau: float, multiple: float, p0: float | None, share: float) -> Floats
     return mixed
 
 
-def new(tau: float, *, last: bool, p0: float | None, share: float) -> State:
-    """A process for one step: "worse by ``tau`` or more" is what it tries to refute.
+def new(tau: float, ratio: float, *, p0: float | None, share: float) -> State:
+    """A process for one step: "worse by max(tau, (ratio - 1) x stable's rate)" is to be refuted.
 
-    At the last step the candidate may also be worse by 20 % of stable's rate: both lines are
-    tested, weighted by which of them binds at ``p0``.
+    That is the intersection of two lines; both are tested, weighted by which binds at ``p0``.
     """
-    towards_tau = 1.0 if not last else _weight_of_tau(tau, p0)
+    binds = p0 is None or tau >= (ratio - 1.0) * p0
     return {
         "v": VERSION,
         "tau": tau,
-        "a": towards_tau,
+        "ratio": ratio,
+        "a": 0.9 if binds else 0.1,
         "prior1": np.round(prior(tau, 1.0, p0, share), 9).tolist(),
-        "prior2": np.round(prior(0.0, RATIO, p0, share), 9).tolist(),
+        "prior2": np.round(prior(0.0, ratio, p0, share), 9).tolist(),
         "g1": [0.0] * len(BETS),
         "g2": [0.0] * len(BETS),
         "n": 0,
         "x": 0,
         "stable": [0, 0],
     }
-
-
-def _weight_of_tau(tau: float, p0: float | None) -> float:
-    if p0 is None:
-        return 0.5
-    return 0.9 if tau >= (RATIO - 1.0) * p0 else 0.1
 
 
 def absorb(state: State, counts: Counts) -> State:
@@ -93,7 +87,7 @@ def absorb(state: State, counts: Counts) -> State:
     return {
         **state,
         "g1": _grown(state["g1"], counts.stable_x, r),
-        "g2": _grown(state["g2"], counts.stable_x, RATIO * r),
+        "g2": _grown(state["g2"], counts.stable_x, state["ratio"] * r),
         "n": state["n"] + counts.candidate_n,
         "x": state["x"] + counts.candidate_x,
         "stable": [n_stable + counts.stable_n, x_stable + counts.stable_x],
@@ -109,8 +103,6 @@ def log_e(state: State, phi: float = 1.0) -> float:
     """log of the e-value against "worse by the step's margin or more"."""
     a = state["a"]
     first = _log_e_line(state, "g1", "prior1", state["tau"], phi)
-    if a >= 1.0:
-        return first
     second = _log_e_line(state, "g2", "prior2", 0.0, phi)
     return float(np.logaddexp(math.log(a) + first, math.log1p(-a) + second))
 
@@ -146,38 +138,30 @@ def bound(state: State, alpha: float, phi: float = 1.0) -> float | None:
     return high
 
 
-def requests_needed(tau: float, p: float, share: float, *, last: bool, alpha: float) -> float:
+def requests_needed(tau: float, ratio: float, p: float, share: float, alpha: float) -> float:
     """Median of the candidate requests that an equal candidate needs, from no evidence."""
-    floor = math.log(1.0 / alpha) / -math.log1p(-min(gap_of(tau, p, last=last), 0.98))
-    return max(1.08 * math.log(1.0 / alpha) * _scale(tau, p, share, last=last), floor)
+    gap = max(tau, (ratio - 1.0) * p)
+    multiple = ratio if gap > tau else 1.0
+    odds = share / (1.0 - share) if share < 1.0 else 1e6
+    scale = 2.0 * p * (1.0 + multiple * multiple * odds) / (gap * gap) + 1.0 / gap
+    nats = math.log(1.0 / alpha)
+    return max(1.08 * nats * scale, nats / -math.log1p(-min(gap, 0.98)))
 
 
-def requests_left(state: State, share: float, *, alpha: float, phi: float, last: bool) -> float:
+def requests_left(state: State, share: float, *, alpha: float, phi: float) -> float:
     """Candidate requests an equal candidate still needs, going on from its present evidence."""
     n, x = state["stable"]
     p = (x + 0.5) / (n + 1.0)
-    missing = max(0.0, math.log(1.0 / alpha) - log_e(state, phi))
-    whole = requests_needed(state["tau"], p, share, last=last, alpha=alpha)
-    return phi * whole * missing / math.log(1.0 / alpha)
+    nats = math.log(1.0 / alpha)
+    missing = max(0.0, nats - log_e(state, phi))
+    return phi * requests_needed(state["tau"], state["ratio"], p, share, alpha) * missing / nats
 
 
-def gap_of(tau: float, p: float, *, last: bool) -> float:
-    """What the step tolerates, as an excess failure rate."""
-    return max(tau, (RATIO - 1.0) * p) if last else tau
-
-
-def _scale(tau: float, p: float, share: float, *, last: bool) -> float:
-    multiple = RATIO if last and (RATIO - 1.0) * p > tau else 1.0
-    gap = gap_of(tau, p, last=last)
-    odds = share / (1.0 - share) if share < 1.0 else 1e6
-    return 2.0 * p * (1.0 + multiple * multiple * odds) / (gap * gap) + 1.0 / gap
-
-
-def last_margin(p0: float | None, share: float, requests_per_second: float) -> float:
-    """tau of the last step: the smallest margin affordable in 20 minutes at this traffic."""
+def last_margin(p0: float | None, share: float, requests_per_second: float, time: float) -> float:
+    """tau of the last step: the smallest margin affordable in ``time`` seconds at this traffic."""
     if p0 is None or share <= 0 or share >= 1:
         return MARGINS[-1]
-    budget = requests_per_second * share * AFFORDABLE_SECONDS
+    budget = requests_per_second * share * time
     for tau in MARGINS:
         if 6.5 * (2.0 * p0 / ((1.0 - share) * tau * tau) + 1.0 / tau) <= budget:
             return tau

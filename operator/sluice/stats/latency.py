@@ -28,6 +28,9 @@ Histogram = Mapping[int, int]
 
 QUANTILES = (0.5, 0.9, 0.99)
 SAMPLES_FOR_EDGE = (50, 50, 300)
+RECENT = 0.9
+"""Decay per look of the recent histograms, which are for people only."""
+
 COMPARABLE = 0.25
 LIGHTER_MARGIN = 2.0
 HEAVIER_MARGIN = 3.0
@@ -74,6 +77,7 @@ def new(planned_starts: int) -> State:
     return {
         "edges": [None] * len(QUANTILES),
         "past": [{}, {}],
+        "recent": [{}, {}],
         "parts": [counts.new(1.0, planned_starts) for _ in QUANTILES],
         "judged": 0,
         "unequal": 0,
@@ -99,10 +103,15 @@ def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tol
         for part, edge in zip(state["parts"], state["edges"], strict=True)
     ]
     past = [_added(state["past"][0], stable), _added(state["past"][1], candidate)]
+    recent = [
+        _faded(state["recent"][0], stable),
+        _faded(state["recent"][1], candidate),
+    ]
     return {
         **state,
         "parts": parts,
         "past": past,
+        "recent": recent,
         "edges": _edges(past[0], state["edges"]),
         "judged": state["judged"] + 1,
         "unequal": state["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS),
@@ -151,7 +160,7 @@ def log_e_promotion(state: State) -> list[float]:
     return [counts.log_e(part) for part in state["parts"]]
 
 
-def quantile(histogram: Mapping[Any, int], q: float) -> float | None:
+def quantile(histogram: Mapping[Any, float], q: float) -> float | None:
     """A quantile in seconds, 2 % exact; None without data."""
     index = _quantile_bin(histogram, q)
     return None if index is None else latency_edge(index) * math.sqrt(LATENCY_RATIO)
@@ -161,11 +170,11 @@ def _position(seconds: float) -> float:
     return math.log(max(seconds, LATENCY_BASE) / LATENCY_BASE) / math.log(LATENCY_RATIO)
 
 
-def _quantile_bin(histogram: Mapping[Any, int], q: float) -> int | None:
+def _quantile_bin(histogram: Mapping[Any, float], q: float) -> int | None:
     total = sum(histogram.values())
     if total == 0:
         return None
-    need, seen, index = q * total, 0, 0
+    need, seen, index = q * total, 0.0, 0
     for index, count in sorted((int(k), v) for k, v in histogram.items()):
         seen += count
         if seen >= need:
@@ -202,3 +211,10 @@ def _added(past: Mapping[str, int], look: Histogram) -> dict[str, int]:
     for index, count in look.items():
         sums[str(index)] = sums.get(str(index), 0) + count
     return sums
+
+
+def _faded(past: Mapping[str, float], look: Histogram) -> dict[str, float]:
+    sums = {index: RECENT * count for index, count in past.items()}
+    for index, count in look.items():
+        sums[str(index)] = sums.get(str(index), 0.0) + count
+    return {index: round(count, 3) for index, count in sums.items() if count >= 0.05}
