@@ -22,7 +22,7 @@ def test_the_first_revision_is_gated_and_serves() -> None:
 def test_a_good_candidate_is_promoted_step_by_step_and_watched() -> None:
     world = served(SimWorld(spec_for("a")))
     world.ask_for("b")
-    world.run(200)
+    world.run(50)
     b = world.revision_of("b")
     assert world.roles.stable == b, (world.notes, world.status.get("step"))
     assert world.roles.previous == world.revision_of("a")
@@ -69,7 +69,7 @@ def test_an_idle_world_is_left_alone() -> None:
 def test_degrading_after_promotion_rolls_back_without_a_pod_start() -> None:
     world = served(SimWorld(spec_for("a")))
     world.ask_for("b")
-    world.run(300 - 100)
+    world.run(50)
     assert world.roles.previous == world.revision_of("a"), world.notes
     running = dict(world.wanted)
     world.errors[digest_of("b")] = 0.3

@@ -7,8 +7,10 @@ writes short (a kill), restart routers, serve stale reads or let an operator sle
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from sluice.api.modeldeployment import ModelDeploymentSpec
@@ -54,6 +56,12 @@ def digest_of(letter: str) -> str:
 def spec_for(letter: str, **changes: Any) -> dict[str, Any]:
     """A spec that asks for the model called ``letter``."""
     return {**BASE, "model": {"uri": f"s3://models/{letter}"}, **changes}
+
+
+def _spread(n: int) -> dict[int, int]:
+    """``n`` answers with latencies over some 40 bins."""
+    bins = Counter(200 + (7 * i) % 41 for i in range(n))
+    return dict(bins)
 
 
 @dataclass
@@ -243,7 +251,7 @@ class SimWorld:
         return ArmLook(
             n=n,
             model_errors=bad,
-            latency={200: max(0, n - bad)},
+            latency=_spread(max(0, n - bad)),
             pods=((n, 0, bad),),
             load_per_pod=100.0,
         )
@@ -275,13 +283,13 @@ class SimWorld:
         if new is not None and new.hash not in self.revisions:
             out.append(lambda: self._create(new))
         for name, verdict in decision.verdicts.items():
-            out.append(lambda n=name, v=verdict: self._verdict(n, v))  # type: ignore[misc]
+            out.append(partial(self._verdict, name, verdict))
         progress = decision.progress.model_copy(update={"roles": decision.roles})
         if progress != before:
             out.append(lambda: self._commit(progress))
         for name, count in decision.replicas.items():
             if self.wanted.get(name) != count and name in {*self.revisions, new and new.hash}:
-                out.append(lambda n=name, c=count: self._scale(n, c))  # type: ignore[misc]
+                out.append(partial(self._scale, name, count))
         if decision.resolve and not self.resolved:
             out.append(lambda: setattr(self, "resolved", True))
         if decision.gates and self.gates_for != decision.gates:
@@ -293,10 +301,8 @@ class SimWorld:
             out.append(lambda: self._write_file(decision.roles))
         if self._differs(decision.roles):
             out.append(lambda: self._follow(decision.roles))
-        for name in decision.retire:
-            out.append(lambda n=name: self._remove(n))  # type: ignore[misc]
-        for verb in decision.executed:
-            out.append(lambda v=verb: self.annotations.pop(f"sluice.dev/{v}", None) and None)  # type: ignore[misc]
+        out += [partial(self._remove, name) for name in decision.retire]
+        out += [partial(self._forget, verb) for verb in decision.executed]
         status = dict(decision.status)
         if status != self.status:
             out.append(lambda: self._set_status(status))
@@ -330,6 +336,9 @@ class SimWorld:
     def _remove(self, name: str) -> None:
         self.wanted.pop(name, None)
         self.ready.pop(name, None)
+
+    def _forget(self, verb: str) -> None:
+        self.annotations.pop(f"sluice.dev/{verb}", None)
 
     def _write_file(self, roles: Roles) -> None:
         for router in self.routers:
