@@ -23,6 +23,7 @@ from sluice.api import meta
 from sluice.errors import InvalidInputError
 from sluice.kube.connection import Connection, TokenSource, load_connection
 from sluice.kube.errors import (
+    ConflictError,
     GoneError,
     KubeError,
     NotFoundError,
@@ -318,18 +319,32 @@ class KubeClient:
         status: Mapping[str, Any],
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         field_manager: str = meta.MANAGER_STATUS,
     ) -> Object:
-        """Server-side apply of the whole ``status`` that this manager owns."""
+        """Server-side apply of the whole ``status`` that this manager owns.
+
+        On a status the API server ignores the uid: an object recreated meanwhile is only noticed
+        afterwards (``UidMismatch``).  ``resource_version`` is held to, and refuses before.
+        """
         row = resource(kind)
         metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
+        if resource_version:
+            metadata["resourceVersion"] = resource_version
         obj = {
             "apiVersion": row.api_version,
             "kind": kind,
             "metadata": metadata,
             "status": dict(status),
         }
-        return await self.apply(obj, uid=uid, field_manager=field_manager, subresource="status")
+        stored = await self.apply(obj, uid=uid, field_manager=field_manager, subresource="status")
+        if uid and stored["metadata"]["uid"] != uid:
+            raise ConflictError(
+                f"{kind} {_full(namespace, name)} was deleted and made anew meanwhile.",
+                hint="It is read again.",
+                reason="UidMismatch",
+            )
+        return stored
 
     async def patch_merge(
         self,

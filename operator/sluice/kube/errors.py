@@ -84,13 +84,21 @@ class UnavailableError(KubeError):
 def _conflict_reason(body: dict[str, Any]) -> str:
     if body.get("reason") == "AlreadyExists":
         return "AlreadyExists"
-    causes = (body.get("details") or {}).get("causes") or []
-    if any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
+    if any(cause.get("reason") == "FieldManagerConflict" for cause in _causes(body)):
         return "FieldConflict"
     text = str(body.get("message", "")).lower()
-    if "uid mismatch" in text or "uid in precondition" in text or "uid:" in text:
+    if "uid mismatch" in text or ("uid" in text and "precondition" in text):
         return "UidMismatch"
     return "Conflict"
+
+
+def _causes(body: dict[str, Any]) -> list[dict[str, Any]]:
+    return (body.get("details") or {}).get("causes") or []
+
+
+def _other_uid(status: int, body: dict[str, Any]) -> bool:
+    """An apply onto an object with another uid is "invalid: field is immutable", not a conflict."""
+    return status == 422 and any(cause.get("field") == "metadata.uid" for cause in _causes(body))
 
 
 def from_response(
@@ -101,13 +109,13 @@ def from_response(
     message = f"The API server refused to {what}: {said}."
     if status == 404:
         return NotFoundError(message)
-    if status == 409:
+    if status == 409 or _other_uid(status, body):
         hint = {
             "AlreadyExists": "Rename one of the two, or delete the object if nobody needs it.",
             "UidMismatch": "Something else took this name; it is left alone.",
             "FieldConflict": "Another controller manages that field; let one of them release it.",
         }
-        reason = _conflict_reason(body)
+        reason = _conflict_reason(body) if status == 409 else "UidMismatch"
         return ConflictError(message, hint=hint.get(reason, "It is read again."), reason=reason)
     if status == 403:
         return ForbiddenError(message, hint="Check the operator's role, quotas and policies.")
