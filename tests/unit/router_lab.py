@@ -238,6 +238,7 @@ async def router_lab(root: Path, **shape: object) -> AsyncIterator[Lab]:
         health_port=free_port(),
         admin_port=free_port(),
         serving_port=free_port(),
+        service_port=free_port(),
         config_dir=str(root / "config"),
         tls_dir=str(root / "tls"),
         run_dir=str(run),

@@ -58,6 +58,7 @@ class RouterShape:
     tls_dir: str = TLS_DIR
     run_dir: str = RUN_DIR
     serving_port: int = PORT_SERVING
+    service_port: int = 80
     max_connections: int = 8000
 
 
@@ -198,7 +199,6 @@ def _users(shape: RouterShape, stable_slot: str) -> str:
     return f"""\
 frontend users
   bind {shape.bind}:{shape.port}
-  option http-buffer-request
   option http-keep-alive
 
   # Headers of ours are never taken from outside.
@@ -223,6 +223,8 @@ unless predicts or described
   http-request return status 413 content-type application/json \
 string '{{"error":"The body is larger than {shape.max_body_bytes} bytes."}}' \
 if {{ req.hdr_val(content-length) gt {shape.max_body_bytes} }}
+  # A request that is whole can be tried again on another pod.
+  http-request wait-for-body time 10s if METH_POST
 
   # Who is asking: empty or absent means that each request is assigned at random.
 {_unit(shape)}
@@ -268,7 +270,8 @@ backend {PREDICT_TABLE}
 
 
 def _slot(shape: RouterShape, slot: str, target: SlotTarget) -> str:
-    vip = f"{target.cluster_ip}:80" if target.cluster_ip else f"{UNSET_ADDRESS}:80 disabled"
+    port = shape.service_port
+    vip = f"{target.cluster_ip}:{port}" if target.cluster_ip else f"{UNSET_ADDRESS}:{port} disabled"
     return f"""\
 backend {slot}
   balance leastconn

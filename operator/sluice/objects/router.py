@@ -34,6 +34,7 @@ COMPONENT = "router"
 TLS_SECRET = "sluice-router-tls"  # noqa: S105 - the name of a Secret, not a secret
 """One per namespace: keys ``router.pem`` (certificate and key) and ``ca.pem``."""
 
+USERS_PORT = 80
 ANNOTATION_SHAPE = f"{GROUP}/router-shape"
 HAPROXY_UID = 99
 """The user of the official haproxy image."""
@@ -125,7 +126,12 @@ def users_service(spec: RouterSpec) -> Object:
         "spec": {
             "selector": selector(spec.name),
             "ports": [
-                {"name": "http", "port": 80, "targetPort": spec.shape.port, "protocol": "TCP"}
+                {
+                    "name": "http",
+                    "port": USERS_PORT,
+                    "targetPort": spec.shape.port,
+                    "protocol": "TCP",
+                }
             ],
         },
     }

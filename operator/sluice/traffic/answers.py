@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 _TABLE_ROW = re.compile(r"\bkey=(\S+) .*?\bhttp_req_cnt=(\d+)")
 _RUNNING = "2"
-_OUT_OF_SERVICE = 0x3F
-"""Maintenance and drain bits of the admin state; 0x40 only says that the name was set at run time."""
+_OUT_OF_SERVICE = 0x3B
+"""Maintenance and drain bits of the admin state.  0x04 says that the file had the server disabled,
+0x40 that its name was set at run time; neither says anything about now."""
+
 _UNSET = "-"
 
 

@@ -86,9 +86,10 @@ class RouterClient:
     ) -> PushResult:
         """Make ``weights`` the split on every pod, and confirm it.
 
-        A slot that gets traffic it did not have must list a pod that passes its checks; a slot in
-        ``listed`` that gets *more* must list none but the given addresses.  A pod where that does
-        not hold is left as it is.  ``check=False`` is for emergencies.
+        A slot that gets traffic it did not have must list a pod that passes its checks, and none
+        but its addresses in ``listed``; so must a slot in ``listed`` that gets more, unless it is
+        stable, which takes back what others lose.  A pod where that does not hold is left as it
+        is.  ``check=False`` is for emergencies.
         """
 
         async def push(session: AdminSession, pod: RouterPod) -> None:
@@ -134,8 +135,11 @@ class RouterClient:
 
         return await self._change(pods, push)
 
-    async def renew_certificate(self, pods: Sequence[RouterPod], pem: str, ca: str) -> PushResult:
-        """Give running routers a renewed certificate; files are read at start only."""
+    async def renew_certificate(self, pods: Sequence[RouterPod], pem: str) -> PushResult:
+        """Give running routers a renewed certificate; they read files at start only.
+
+        They keep the CA they started with: a new CA needs new pods.
+        """
 
         async def push(session: AdminSession, pod: RouterPod) -> None:
             path = f"{self._shape.tls_dir}/router.pem"
@@ -146,7 +150,6 @@ class RouterClient:
             if "Success" not in answers[1]:
                 raise _not_confirmed(pod, "a renewed certificate", answers[1], answers[0])
 
-        del ca  # Routers keep the CA they started with; a new CA replaces the pods.
         return await self._change(pods, push)
 
     def _pointing(self, slot: str, target: SlotTarget) -> list[str]:
@@ -157,7 +160,7 @@ class RouterClient:
             f"set map {map_path(self._shape, 'timeouts')} {slot} {target.timeout_ms}",
             f"set server {slot}/{VIP} state maint",
             *(f"set server {slot}/s{i} fqdn {target.host}" for i in range(1, count + 1)),
-            f"set server {slot}/{VIP} addr {vip} port 80",
+            f"set server {slot}/{VIP} addr {vip} port {self._shape.service_port}",
             *([f"set server {slot}/{VIP} state ready"] if target.cluster_ip else []),
         ]
 
@@ -223,7 +226,9 @@ def _refuse_early_traffic(
     for slot in SLOTS:
         before, after = seen.weights.share(slot), weights.share(slot)
         begins = before == 0 and after > 0
-        if not begins and not (slot in listed and after > before):
+        raised = after > before and slot in listed and slot != weights.stable
+        if not begins and not raised:
+            # Stable that already serves takes back what others lose: nothing may stop that.
             continue
         state = seen.slots[slot]
         why = state.not_ready(listed.get(slot))
