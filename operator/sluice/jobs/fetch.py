@@ -8,15 +8,14 @@ lists, each with its size and SHA-256.  Nothing is ever loaded.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sluice.errors import PackageError, SluiceError, SourceError
+from sluice.jobs import place
 from sluice.package.load import Package, open_package
 from sluice.package.manifest import (
     MANIFEST_NAME,
@@ -24,7 +23,6 @@ from sluice.package.manifest import (
     FileEntry,
     Manifest,
     decode,
-    digest_of,
 )
 from sluice.sources import (
     Address,
@@ -38,11 +36,21 @@ from sluice.sources import (
 from sluice.sources.base import SELF
 from sluice.sources.transfer import human, silent
 
-MAX_BYTES = 5 * 1024**3
-TIMEOUT_SECONDS = 1800.0
 MAX_IMPORTS = 20
 
-_STAGING = ".sluice-fetch-"
+
+@dataclass(frozen=True)
+class Limits:
+    """What one fetch may take."""
+
+    max_bytes: int = 5 * 1024**3
+    seconds: float = 1800.0
+    attempts: int = 5
+    first_wait: float = 0.5
+    """Seconds before the second try; doubled for each one after."""
+
+
+NO_LIMITS_GIVEN = Limits()
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,7 @@ def fetch(
     to: Path,
     *,
     digest: str | None = None,
-    max_bytes: int = MAX_BYTES,
-    timeout: float = TIMEOUT_SECONDS,
+    limits: Limits = NO_LIMITS_GIVEN,
     progress: Callable[[str], None] = silent,
 ) -> Fetched:
     """Copy the package at ``uri`` to the directory ``to``.  Raises SourceError, PackageError."""
@@ -71,16 +78,16 @@ def fetch(
         address = address.parent()
     wanted = _wanted(address, digest)
     mutable = wanted is None
-    if wanted is not None and (size := _already_there(to, wanted)) is not None:
+    if wanted is not None and (size := place.already_there(to, wanted)) is not None:
         progress(f"{to} already holds {wanted}.")
         return Fetched(to, wanted, size, mutable)
-    _refuse_foreign(to)
-    with _staging(to if to.is_dir() else to.parent) as scratch:
+    place.refuse_foreign(to)
+    with place.staging(to if to.is_dir() else to.parent) as scratch:
         stage = Path(scratch) / "package"
         stage.mkdir()
-        work = _Fetch(address, stage, wanted, max_bytes, progress)
-        found = _run(work.run, address, timeout)
-        _publish(stage, to)
+        work = _Fetch(address, stage, wanted, limits, progress)
+        found = _run(work.run, address, limits.seconds)
+        place.publish(stage, to)
     progress(f"{human(work.size)} in {to}, {found}.")
     return Fetched(to, found, work.size, mutable)
 
@@ -90,29 +97,29 @@ def fetch_file(
     to: Path,
     *,
     digest: str | None = None,
-    max_bytes: int = MAX_BYTES,
-    timeout: float = TIMEOUT_SECONDS,
+    limits: Limits = NO_LIMITS_GIVEN,
     progress: Callable[[str], None] = silent,
 ) -> Fetched:
     """Copy the single file at ``uri`` to the file ``to``: a dataset, not a package."""
     address = parse(uri)
-    with _staging(to.parent) as scratch:
+    with place.staging(to.parent) as scratch:
         staged = Path(scratch) / "file"
 
         async def one(source: Source) -> Transferred:
-            return await copy_to_file(source, SELF, staged, Budget(max_bytes), progress=progress)
+            budget = Budget(limits.max_bytes)
+            return await _copy(source, SELF, staged, budget, limits, progress)
 
-        done = _run(one, address, timeout)
+        done = _run(one, address, limits.seconds)
         if digest is not None and done.digest != digest:
             raise _mismatch(address, digest, done.digest)
         try:
             staged.replace(to)
         except OSError as error:
-            raise _cannot_write(to, error) from error
+            raise place.cannot_write(to, error) from error
     return Fetched(to, done.digest, done.size, mutable=digest is None)
 
 
-def resolve(fetched: Fetched, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+def resolve(fetched: Fetched, *, max_bytes: int = NO_LIMITS_GIVEN.max_bytes) -> dict[str, Any]:
     """What the operator wants to know of a fetched package, checked by content, never loaded."""
     package: Package = open_package(fetched.path, fetched.digest, max_bytes=max_bytes)
     manifest = package.manifest
@@ -135,11 +142,11 @@ class _Fetch:
         address: Address,
         stage: Path,
         wanted: str | None,
-        max_bytes: int,
+        limits: Limits,
         progress: Callable[[str], None],
     ) -> None:
         self._address, self._stage, self._wanted = address, stage, wanted
-        self._max_bytes, self._progress = max_bytes, progress
+        self._limits, self._progress = limits, progress
         self.size = 0
 
     async def run(self, source: Source) -> str:
@@ -156,8 +163,8 @@ class _Fetch:
 
     async def _package(self, source: Source) -> str:
         target = self._stage / MANIFEST_NAME
-        head = Budget(min(MAX_MANIFEST_BYTES, self._max_bytes))
-        done = await copy_to_file(source, MANIFEST_NAME, target, head, progress=self._progress)
+        head = Budget(min(MAX_MANIFEST_BYTES, self._limits.max_bytes))
+        done = await self._copy(source, MANIFEST_NAME, target, head)
         manifest = self._checked(target.read_bytes(), done.digest)
         total = done.size + sum(entry.size for entry in manifest.files)
         self._fits(total)
@@ -175,7 +182,7 @@ class _Fetch:
         return decode(data)
 
     def _fits(self, total: int) -> None:
-        Budget(self._max_bytes).check(self._address, total)
+        Budget(self._limits.max_bytes).check(self._address, total)
         free = shutil.disk_usage(self._stage).free
         if total > free:
             raise SourceError(
@@ -184,13 +191,19 @@ class _Fetch:
                 reason="CannotWrite",
             )
 
+    async def _copy(self, source: Source, name: str, target: Path, budget: Budget) -> Transferred:
+        return await _copy(source, name, target, budget, self._limits, self._progress)
+
     async def _file(self, source: Source, entry: FileEntry) -> None:
         target = self._stage / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise _corrupt(self._address, entry) from None  # listed both as file and directory
+        except OSError as error:
+            raise place.cannot_write(target.parent, error) from error
         # One byte more than listed is enough to know that it is another file.
-        done = await copy_to_file(
-            source, entry.path, target, Budget(entry.size), progress=self._progress
-        )
+        done = await self._copy(source, entry.path, target, Budget(entry.size))
         if done.size < entry.size:
             raise PackageError(
                 f"{entry.path} has {done.size:,} bytes at {self._address.shown}, "
@@ -208,9 +221,7 @@ class _Fetch:
         (self._stage / MANIFEST_NAME).unlink(missing_ok=True)
         target = self._stage / Path(name).name
         try:
-            done = await copy_to_file(
-                source, SELF, target, Budget(self._max_bytes), progress=self._progress
-            )
+            done = await self._copy(source, SELF, target, Budget(self._limits.max_bytes))
         except SourceError as error:
             if error.reason != "Missing" or no_package.reason != "Missing":
                 raise (error if error.reason != "Missing" else no_package) from error
@@ -224,6 +235,25 @@ class _Fetch:
             raise _mismatch(self._address, self._wanted, done.digest)
         self.size = done.size
         return done.digest
+
+
+async def _copy(
+    source: Source,
+    name: str,
+    target: Path,
+    budget: Budget,
+    limits: Limits,
+    progress: Callable[[str], None],
+) -> Transferred:
+    return await copy_to_file(
+        source,
+        name,
+        target,
+        budget,
+        progress=progress,
+        attempts=limits.attempts,
+        first_wait=limits.first_wait,
+    )
 
 
 def _run(work: Callable[[Source], Any], address: Address, timeout: float) -> Any:
@@ -256,91 +286,6 @@ def _wanted(address: Address, digest: str | None) -> str | None:
             reason="DigestMismatch",
         )
     return digest or named
-
-
-def _staging(home: Path) -> tempfile.TemporaryDirectory[str]:
-    """A hidden directory in ``home``, so that what is fetched is only renamed into place."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=_STAGING, dir=home, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise _cannot_write(home, error) from error
-
-
-def _refuse_foreign(to: Path) -> None:
-    """Only an empty place or an earlier fetch is replaced, never somebody's files."""
-    if not to.exists():
-        return
-    names = [e.name for e in to.iterdir() if _ours(e.name)] if to.is_dir() else []
-    names = [name for name in names if not name.startswith(_STAGING)]
-    if to.is_dir() and (not names or MANIFEST_NAME in names or _is_bare(to, names)):
-        return
-    raise SourceError(
-        f"{to} exists and is not a package.",
-        hint="Choose an empty or new directory for --to.",
-        reason="CannotWrite",
-    )
-
-
-def _is_bare(to: Path, names: list[str]) -> bool:
-    return len(names) == 1 and (to / names[0]).is_file() and not (to / names[0]).is_symlink()
-
-
-def _publish(stage: Path, to: Path) -> None:
-    """Put the package in place.
-
-    A new directory appears at once.  One that exists may be a mount, which nothing can replace: its
-    content is exchanged, ``sluice.json`` first out and last in, so that a reader finds the old
-    package, the new one, or none.
-    """
-    try:
-        if not to.exists():
-            stage.rename(to)
-            return
-        (to / MANIFEST_NAME).unlink(missing_ok=True)
-        for entry in [e for e in to.iterdir() if e not in stage.parents and _ours(e.name)]:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        for entry in sorted(stage.iterdir(), key=lambda e: e.name == MANIFEST_NAME):
-            entry.rename(to / entry.name)
-    except OSError as error:
-        raise _cannot_write(to, error) from error
-
-
-def _ours(name: str) -> bool:
-    return name != "lost+found"  # a fresh volume's own
-
-
-def _cannot_write(path: Path, error: OSError) -> SourceError:
-    return SourceError(
-        f"{path} cannot be written: {error.strerror or error}.",
-        hint="Choose a directory that you may write to.",
-        reason="CannotWrite",
-    )
-
-
-def _already_there(to: Path, wanted: str) -> int | None:
-    """The size of the package in ``to`` when every byte of it is the wanted one's."""
-    manifest_file = to / MANIFEST_NAME
-    try:
-        if not manifest_file.is_file() or manifest_file.stat().st_size > MAX_MANIFEST_BYTES:
-            return None
-        data = manifest_file.read_bytes()
-        if digest_of(data) != wanted:
-            return None
-        manifest = decode(data)
-        for entry in manifest.files:
-            file = to / entry.path
-            if file.is_symlink() or file.stat().st_size != entry.size:
-                return None
-            with file.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
-                    return None
-    except (OSError, SluiceError):
-        return None
-    return len(data) + sum(entry.size for entry in manifest.files)
 
 
 def _incomplete(address: Address, entry: FileEntry, error: SourceError) -> SluiceError:

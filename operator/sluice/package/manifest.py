@@ -217,7 +217,8 @@ def check_path(path: str) -> None:
     """Refuse a path that could leave the package directory or hide in it."""
     pure = PurePosixPath(path)
     plain = path == str(pure) and "\\" not in path and "\0" not in path
-    if not plain or pure.is_absolute() or any(p in ("..", ".") for p in pure.parts):
+    outside = pure.is_absolute() or any(p in ("..", ".") for p in pure.parts) or not pure.parts
+    if not plain or outside:
         raise _corrupt(f"has the file path {path!r}, which is not a plain path inside the package")
     if path == MANIFEST_NAME:
         raise _corrupt("lists itself")

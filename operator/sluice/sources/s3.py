@@ -43,7 +43,13 @@ IDLE_SECONDS = 30
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _REGION = re.compile(r"<Region>([a-z0-9-]{1,32})</Region>")
 _STATUS = re.compile(r"status code: (\d{3})")
-_BAD_KEYS = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken"}
+_BAD_KEYS = {
+    "SignatureDoesNotMatch",
+    "InvalidAccessKeyId",
+    "ExpiredToken",
+    "InvalidToken",
+    "XAdminUserNotFound",  # Versity's gateway answers an unknown key with 404
+}
 _WRONG_REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraint"}
 _CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
@@ -60,23 +66,18 @@ class S3:
         self,
         address: Address,
         *,
-        environ: Mapping[str, str] | None = None,
         connect_seconds: float = CONNECT_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.address = address
         self._prefix = address.path.strip("/")
-        env = os.environ if environ is None else environ
-        anonymous = not any(env.get(name) for name in _CREDENTIALS) and (
-            env.get("AWS_EC2_METADATA_DISABLED", "").lower() != "false"
-        )
         try:
             self._store = S3Store(
                 address.host,
-                config={"skip_signature": True} if anonymous else {},
+                config={"skip_signature": True} if _anonymous(os.environ) else {},
                 client_options={
                     # An endpoint given as http:// is the user's explicit choice of no TLS.
-                    "allow_http": _endpoint(env).startswith("http://"),
+                    "allow_http": _endpoint(os.environ).startswith("http://"),
                     "connect_timeout": timedelta(seconds=connect_seconds),
                     "read_timeout": timedelta(seconds=idle_seconds),
                     "timeout": timedelta(hours=24),  # the caller's deadline is the real one
@@ -147,6 +148,12 @@ class S3:
         """Connections close with the store."""
 
 
+def _anonymous(environ: Mapping[str, str]) -> bool:
+    if environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "false":
+        return False
+    return not any(environ.get(name) for name in _CREDENTIALS)
+
+
 def _endpoint(environ: Mapping[str, str]) -> str:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     return next((environ[name] for name in names if environ.get(name)), "")
@@ -175,10 +182,10 @@ def _explain(address: Address, error: Exception) -> SourceError:
             hint="Check the bucket's name and AWS_ENDPOINT_URL.",
             reason="Missing",
         )
-    if isinstance(error, NotFoundError):
-        return missing(address)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in _BAD_KEYS:
         return denied(address, code)
+    if isinstance(error, NotFoundError | FileNotFoundError):
+        return missing(address)
     if code in _WRONG_REGION or "StatusCode(301)" in text or "status code: 301" in text:
         region = _REGION.search(text)
         return SourceError(
