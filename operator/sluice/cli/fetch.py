@@ -97,12 +97,11 @@ def _fetch(
 ) -> dict[str, Any]:
     from sluice.jobs import fetch as job
 
+    limits = job.Limits(max_bytes=max_bytes, seconds=timeout)
     if data:
-        file = job.fetch_file(
-            uri, to, digest=digest, max_bytes=max_bytes, timeout=timeout, progress=_say
-        )
+        file = job.fetch_file(uri, to, digest=digest, limits=limits, progress=_say)
         return {"file": {"digest": file.digest, "size": file.size}}
-    done = job.fetch(uri, to, digest=digest, max_bytes=max_bytes, timeout=timeout, progress=_say)
+    done = job.fetch(uri, to, digest=digest, limits=limits, progress=_say)
     if resolve:
         return {"package": job.resolve(done, max_bytes=max_bytes)}
     return {"package": {"digest": done.digest, "size": done.size, "mutableSource": done.mutable}}
