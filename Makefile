@@ -1,30 +1,54 @@
-# Everything a person or CI runs.  Each target installs what it needs.
+# Everything a person or CI runs.  Each target installs what it needs and says what it does.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test check e2e bench lock crds clean
+.PHONY: help venv binaries demo test check e2e bench lock crds docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 12
 
 venv: $(STAMP) ## Install the pinned dependencies into .venv
 $(STAMP): requirements/dev.txt pyproject.toml
-	@test -x $(BIN)/python || $(PY) -m venv $(VENV)
-	@echo "Installing pinned dependencies into $(VENV)"
+	@$(PY) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Set PY=/path/to/python3.11.") if sys.version_info < (3, 11) else 0'
+	@test -x $(BIN)/python || { $(PY) -m venv $(VENV) || { echo "The venv module is missing: apt-get install python3-venv"; exit 1; }; }
+	@echo "== installing pinned dependencies into $(VENV)"
 	@$(BIN)/python -m pip install -q --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-crds: venv ## Write crds/, the chart's copy, docs/api.md and manifests/base from their sources
-	@$(BIN)/python -m sluice.api.crd crds charts/sluice/files/crds
-	@$(BIN)/python -m sluice.api.reference docs/api.md
-	@$(BIN)/python -m tests.tools.manifests
+binaries: venv ## Fetch or build etcd, Kubernetes, HAProxy and friends (cached; about 9 minutes from nothing)
+	@$(BIN)/python -m sluice.local.binaries ensure
 
-lock: ## Pin every dependency with hashes
-	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --group test --group check --group demo \
+demo: binaries ## The main job on a real control plane: a good rollout, bad ones taken back (KEEP=1 keeps it)
+	@$(BIN)/python -m demo $(if $(KEEP),--keep,)
+
+test: binaries ## Every test, against a real API server, router and model servers
+	@$(BIN)/python -m pytest
+
+check: venv ## Lint, format, types, layers, dependencies, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/deptry operator
+	@$(BIN)/python -m sluice.api.crd --check crds
+	@test ! -e operator/__init__.py || { echo "operator/__init__.py shadows the standard library; remove it"; exit 1; }
+
+bench: binaries ## Print the table of targets with what is measured here
+	@$(BIN)/python -m tests.bench
+
+crds: venv ## Write crds/ from the models in operator/sluice/api
+	@$(BIN)/python -m sluice.api.crd crds
+
+lock: venv ## Pin every dependency with hashes
+	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --group test --group check --group demo --group build \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	  --no-header -q -o requirements/dev.txt
+
+clean: ## Remove the virtual environment and what was built
+	@rm -rf $(VENV) build
