@@ -1,0 +1,1 @@
+"""The process node: plays the kubelet and runs pods as local processes."""
