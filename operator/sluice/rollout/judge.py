@@ -32,8 +32,8 @@ VERSION = 1
 NON_FINITE = 3
 """Non-finite scores of the candidate that are a hard fail while stable has none."""
 
-RECENT = 0.9
-"""Decay per look of the recent counts: about the last ten looks."""
+RECENT = 0.8
+"""Decay per look of the recent counts: about the last five looks."""
 
 
 @dataclass(frozen=True)

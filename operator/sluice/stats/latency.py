@@ -28,7 +28,7 @@ Histogram = Mapping[int, int]
 
 QUANTILES = (0.5, 0.9, 0.99)
 SAMPLES_FOR_EDGE = (50, 50, 300)
-RECENT = 0.9
+RECENT = 0.8
 """Decay per look of the recent histograms, which are for people only."""
 
 COMPARABLE = 0.25

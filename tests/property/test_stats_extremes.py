@@ -1,0 +1,143 @@
+"""Whatever the counts: no exception, no NaN, and evidence that points the right way."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.looks import plan_of
+
+from sluice.rollout import judge as judging
+from sluice.stats import bounded_risk, counts, hard_limit, shift
+from sluice.stats.counts import Counts
+from sluice.stats.look import ArmLook, Cell, Look
+
+LARGE = st.one_of(st.integers(0, 40), st.integers(0, 10**9))
+
+
+@st.composite
+def count_pairs(draw: st.DrawFn) -> Counts:
+    stable_n, candidate_n = draw(LARGE), draw(LARGE)
+    return Counts(
+        stable_n,
+        draw(st.one_of(st.integers(0, min(stable_n, 20)), st.integers(0, stable_n))),
+        candidate_n,
+        draw(st.one_of(st.integers(0, min(candidate_n, 20)), st.integers(0, candidate_n))),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(count_pairs(), max_size=5), st.floats(1.0, 50.0))
+def test_engine_c_is_finite_at_any_counts(looks: list[Counts], phi: float) -> None:
+    state = counts.start(counts.new(1.2, 2))
+    for look in looks:
+        state = counts.absorb(state, look)
+    assert math.isfinite(counts.log_e(state, phi))
+    low, high = counts.confidence(state, 0.05, phi)
+    assert low is None or high is None or low <= high
+    assert all(math.isfinite(v) for v in (low, high, counts.odds_ratio(state)) if v is not None)
+    assert json.loads(json.dumps(state, allow_nan=False)) == state
+
+
+@settings(max_examples=150, deadline=None)
+@given(count_pairs())
+def test_one_more_failure_of_the_candidate_is_never_evidence_for_it(look: Counts) -> None:
+    if look.candidate_x == look.candidate_n or look.stable_x == 0:
+        return
+    worse = Counts(look.stable_n, look.stable_x - 1, look.candidate_n, look.candidate_x + 1)
+    start = counts.start(counts.new(1.2, 1))
+    before, after = counts.log_e(counts.absorb(start, look)), counts.absorb(start, worse)
+    assert counts.log_e(after) >= before - 1e-3
+
+
+@settings(max_examples=150, deadline=None)
+@given(count_pairs(), st.sampled_from([0.05, 0.02, 0.005, 0.001]), st.floats(1.0, 20.0))
+def test_bounded_risk_is_finite_and_monotone(look: Counts, tau: float, phi: float) -> None:
+    state = bounded_risk.absorb(bounded_risk.new(tau, 1.2, p0=0.01, share=0.5), look)
+    evidence = bounded_risk.log_e(state, phi)
+    assert not math.isnan(evidence)
+    json.dumps(state, allow_nan=False)
+    bound = bounded_risk.bound(state, 0.025, phi)
+    assert bound is None or -1.0 <= bound <= 1.0
+    left = bounded_risk.requests_left(state, 0.5, alpha=0.025, phi=phi)
+    assert math.isfinite(left) and left >= 0
+    if look.candidate_x < look.candidate_n and look.stable_n > 0:
+        more = Counts(look.stable_n, look.stable_x, look.candidate_n, look.candidate_x + 1)
+        worse = bounded_risk.absorb(bounded_risk.new(tau, 1.2, p0=0.01, share=0.5), more)
+        assert bounded_risk.log_e(worse, phi) <= evidence + 1e-9
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(LARGE, min_size=20, max_size=20), st.lists(LARGE, min_size=20, max_size=20))
+def test_shift_is_finite(live: list[int], reference: list[int]) -> None:
+    found = shift.measure(live, reference)
+    assert found.psi is None or (math.isfinite(found.psi) and found.psi >= -1e-12)
+    assert 0.0 <= found.low <= max(0.0, found.psi or 0.0) + 1e-9
+
+
+@settings(max_examples=80, deadline=None)
+@given(LARGE, st.data(), st.floats(1e-6, 0.5))
+def test_rate_bounds_are_ordered(n: int, data: st.DataObject, alpha: float) -> None:
+    x = data.draw(st.integers(0, n))
+    low, high = hard_limit.rate_bounds(n, x, alpha)
+    assert 0.0 <= low <= high <= 1.0
+
+
+@st.composite
+def cells(draw: st.DrawFn, top: int) -> Cell:
+    n = draw(st.integers(0, top))
+    client = draw(st.integers(0, n))
+    return n, client, draw(st.integers(0, n - client))
+
+
+@st.composite
+def arms(draw: st.DrawFn) -> ArmLook:
+    top = draw(st.sampled_from([0, 3, 1000, 10**9]))
+    n, client, model = draw(cells(top))
+    return ArmLook(
+        n=n,
+        client_errors=client,
+        model_errors=model,
+        latency=draw(st.dictionaries(st.integers(0, 699), st.integers(0, top), max_size=5)),
+        scores=tuple(draw(st.lists(st.integers(0, top), min_size=20, max_size=20))),
+        score_reference=tuple(draw(st.lists(st.integers(0, top), min_size=20, max_size=20))),
+        non_finite=draw(st.integers(0, 3)),
+        pods=tuple(draw(st.lists(cells(top), max_size=3))),
+        buckets=draw(st.dictionaries(st.integers(0, 499), cells(top), max_size=4)),
+        load_per_pod=draw(st.sampled_from([0.0, 1.0, 1.2, 10.0, 1e9])),
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(arms(), arms()), max_size=4),
+    st.booleans(),
+    st.sampled_from(["canary", "watch"]),
+)
+def test_the_judge_always_answers(
+    pairs: list[tuple[ArmLook, ArmLook]], sticky: bool, phase: judging.Phase
+) -> None:
+    traffic = {"unit": {"header": "X-User-Id"}} if sticky else {}
+    checks = [
+        {"name": "e", "type": "ErrorRate", "max": 0.05},
+        {"name": "c", "type": "ClientErrorRate", "onFail": "Hold"},
+        {"name": "l", "type": "Latency"},
+        {"name": "s", "type": "PredictionShift"},
+    ]
+    plan = plan_of(traffic=traffic, analysis={"checks": checks})
+    state = judging.new_state(plan, phase, planned_looks=3)
+    if phase == "canary":
+        state = judging.begin_step(plan, state, 0)
+    for number, (stable, candidate) in enumerate(pairs):
+        state = judging.absorb(plan, state, Look(number, 10.0, 5, stable, candidate))
+        if phase == "canary" and number == 1:
+            state = judging.begin_step(plan, state, 2)
+    verdict = judging.judge(plan, state)
+    assert len(verdict.checks) == 4
+    assert all(len(c.message) <= 512 for c in verdict.checks)
+    assert math.isfinite(verdict.evidence_percent)
+    json.dumps(state, allow_nan=False)
+    if all(candidate.n == 0 for _, candidate in pairs):
+        assert verdict.promotion == "Wait"

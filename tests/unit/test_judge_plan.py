@@ -1,0 +1,83 @@
+"""The plan fills in what the API's descriptions promise."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.unit.looks import plan_of
+
+from sluice.rollout.plan import Plan, describe
+
+
+def test_defaults_are_those_of_the_api() -> None:
+    plan = plan_of()
+    assert [(s.weight, s.min_requests, s.min_duration) for s in plan.steps] == [
+        (5, 100, 120.0),
+        (25, 250, 300.0),
+        (50, 1000, 600.0),
+    ]
+    assert [s.risk for s in plan.steps] == [0.05, 0.02, 0.005]
+    assert [s.last for s in plan.steps] == [False, False, True]
+    assert [(c.type, c.action, c.margin) for c in plan.checks] == [
+        ("ErrorRate", "Rollback", 1.2),
+        ("ClientErrorRate", "Rollback", 1.2),
+        ("Latency", "Rollback", 1.1),
+        ("PredictionShift", "Hold", 1.0),
+    ]
+    assert plan.checks[3].limit == 0.25
+    assert plan.final_weight == 90
+    assert (plan.alpha_canary, plan.alpha_watch, plan.alpha_promotion) == (0.005, 0.005, 0.025)
+    assert plan.planned_watch_looks == 360
+    assert describe(plan.steps[0]) == "5 % for 2 min and 100 requests"
+
+
+def test_plan_survives_json() -> None:
+    plan = plan_of(
+        rollout={"steps": [{"weight": 10, "maxDuration": "1h", "pause": "Manual"}]},
+        traffic={"unit": {"header": "X-User-Id"}},
+    )
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == plan and again.sticky and again.steps[0].pause_manual
+    assert again.steps[0].max_duration == 3600.0
+
+
+def test_a_plan_of_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="version 7"):
+        Plan.from_json({**plan_of().to_json(), "version": 7})
+
+
+def test_the_last_step_is_tight_at_any_weight() -> None:
+    (only,) = plan_of(rollout={"steps": [{"weight": 5}]}).steps
+    assert (only.weight, only.risk, only.ratio, only.last) == (5, 0.005, 1.2, True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "holdback", "judged"),
+    [
+        ([5, 50, 100], 10, [5, 50]),
+        ([5, 90], 10, [5]),
+        ([100], 10, [90]),
+        ([100], 0, [50]),
+        ([5, 25, 50], 50, [5, 25]),
+    ],
+)
+def test_every_judged_step_leaves_stable_something_to_compare(
+    steps: list[int], holdback: int, judged: list[int]
+) -> None:
+    plan = plan_of(
+        rollout={"steps": [{"weight": w} for w in steps], "watch": {"holdback": holdback}}
+    )
+    assert [s.weight for s in plan.steps] == judged
+
+
+def test_checks_as_written_and_evidence_for_promotion_always() -> None:
+    plan = plan_of(
+        analysis={"checks": [{"name": "p", "type": "PredictionShift", "onFail": "Rollback"}]}
+    )
+    assert [(c.name, c.action) for c in plan.checks] == [
+        ("p", "Rollback"),
+        ("sluice-errors", "Show"),
+    ]
+    limited = plan_of(analysis={"checks": [{"name": "e", "type": "ErrorRate", "max": 0.02}]})
+    assert [(c.name, c.limit) for c in limited.checks] == [("e", 0.02)]
