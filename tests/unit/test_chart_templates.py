@@ -12,6 +12,7 @@ from tests.tools.helm import CHART, helm, render
 
 from sluice.api.crd import crd
 from sluice.api.kinds import KINDS
+from sluice.api.meta import COMMANDS, DIGEST_BOUND_COMMANDS
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -268,3 +269,16 @@ def test_notes_give_the_next_command(tmp_path: Path) -> None:
     for wanted in ("kubectl apply -f -", "kind: ModelDeployment", "kubectl -n default wait",
                    "deletes every ModelDeployment"):  # fmt: skip
         assert wanted in done.stdout
+
+
+def test_the_command_policy_knows_exactly_our_commands(default: list[Any]) -> None:
+    policy = pick(default, "ValidatingAdmissionPolicy")
+    variables = {v["name"]: v["expression"] for v in policy["spec"]["variables"]}
+    assert yaml.safe_load(variables["known"]) == list(COMMANDS)
+    bound = yaml.safe_load(variables["unbound"].partition(" in ")[2].partition("]")[0] + "]")
+    assert tuple(bound) == DIGEST_BOUND_COMMANDS
+    rules = [r for o in default if o["kind"] == "ClusterRole" for r in o["rules"]]
+    granted = {r for rule in rules for r in rule["resources"] if r.startswith("modeldeployments/")}
+    assert granted - {
+        "modeldeployments/status", "modeldeployments/finalizers", "modeldeployments/scale",
+    } == {f"modeldeployments/{verb}" for verb in COMMANDS}  # fmt: skip
