@@ -8,7 +8,9 @@ import http.client
 import io
 import json
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,19 +22,21 @@ from typing import Any
 import joblib
 import msgspec
 import numpy as np
-import sklearn
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sluice.package.code import run_sources
 from sluice.package.manifest import (
+    Environment,
     FileEntry,
     Input,
     Manifest,
     ModelFile,
     Output,
     canonical_json,
+    decode,
     digest_of,
     encode,
 )
@@ -164,10 +168,76 @@ def _classifier(path: Path, data: Any, labels: tuple[str, ...], name: str, form:
     return Built(path, digest, model, rows, data.data)
 
 
+def build_regression(path: Path) -> Built:
+    """One value from two numbers."""
+    rng = np.random.default_rng(7)
+    matrix = rng.normal(size=(60, 2))
+    model = LinearRegression().fit(matrix, matrix @ [2.0, -1.0] + 3)
+    names = ["a", "b"]
+    rows = [dict(zip(names, map(float, row), strict=True)) for row in matrix]
+    files = {"golden.json": golden(model, rows[:5], matrix[:5], None),
+             "model.onnx": onnx_bytes(model, 2)}  # fmt: skip
+    manifest = Manifest(
+        name="line",
+        task="regression",
+        model=ModelFile(file="model.onnx", format="onnx", trust_class="Data"),
+        layout="Matrix",
+        inputs=tuple(Input(name=n, type="float") for n in names),
+        output=Output(score_name="value"),
+        files=(FileEntry(path="x", sha256="0" * 64, size=0),),
+    )
+    return Built(path, write_package(path, manifest, files), model, rows, matrix)
+
+
+ODD_SOURCE = b'''
+import time
+import numpy as np
+
+
+class Odd:
+    """Sleeps x - 100 ms when x > 100, raises at 13, answers NaN at 7, else says whether x > 0."""
+
+    classes_ = np.array(["no", "yes"])
+
+    def __init__(self, delay):
+        self.delay = delay
+
+    def predict_proba(self, frame):
+        x = np.asarray(frame, dtype=float)[:, 0]
+        time.sleep(self.delay + max(0.0, float(np.nanmax(x)) - 100) / 1000)
+        if (x == 13).any():
+            raise ArithmeticError("thirteen")
+        p = np.where(x == 7, np.nan, (x > 0).astype(float))
+        return np.column_stack([1 - p, p])
+'''
+
+
+def build_odd(path: Path, *, delay: float = 0.0) -> Built:
+    """A model of class Code that misbehaves when asked to."""
+    run_sources({"odd.py": ODD_SOURCE}, None)
+    model = sys.modules["odd"].Odd(delay)
+    examples = [{"row": {"x": 1.0}, "score": 1.0, "label": "yes"}]
+    files = {
+        "golden.json": canonical_json(examples),
+        "model.pkl": pickle.dumps(model),
+        "odd.py": ODD_SOURCE,
+    }
+    manifest = Manifest(
+        name="odd",
+        task="classification",
+        model=ModelFile(file="model.pkl", format="pickle", trust_class="Code"),
+        layout="Matrix",
+        inputs=(Input(name="x", type="float", nullable=True),),
+        output=Output(labels=("no", "yes"), positive="yes"),
+        code=("odd.py",),
+        imports=("odd.Odd",),
+        files=(FileEntry(path="x", sha256="0" * 64, size=0),),
+    )
+    return Built(path, write_package(path, manifest, files), model, [{"x": 1.0}], np.ones((1, 1)))
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago."""
-    import socket
-
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))
@@ -182,19 +252,9 @@ class Server:
 
     def __init__(self, package: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
         self.port, self.admin_port = free_ports(2)
+        command = [sys.executable, "-m", "sluice.cli", "serve", str(package)]
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "sluice.cli",
-                "serve",
-                str(package),
-                "--port",
-                str(self.port),
-                "--admin-port",
-                str(self.admin_port),
-                *arguments,
-            ],  # fmt: skip
+            [*command, "--port", str(self.port), "--admin-port", str(self.admin_port), *arguments],
             env={**os.environ, "PYTHONPATH": "operator", "PYTHONUNBUFFERED": "1", **(env or {})},
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
@@ -276,5 +336,11 @@ def serving(
         server.process.communicate()
 
 
-SKLEARN = sklearn.__version__
-LINEAR = LinearRegression
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a package on disk."""
+    return decode((path / "sluice.json").read_bytes())
+
+
+def with_requirement(manifest: Manifest, name: str, version: str) -> Manifest:
+    """The manifest with another environment."""
+    return msgspec.structs.replace(manifest, environment=Environment(requires={name: version}))

@@ -74,6 +74,13 @@ _PORT = click.IntRange(0, 65535)
     help="Answer 503 when more requests than this are being answered.",
 )
 @click.option(
+    "--read-timeout",
+    type=_Duration(),
+    default="10s",
+    show_default=True,
+    help="How long a client may take to send one request.",
+)
+@click.option(
     "--drain",
     type=_Duration(),
     default="10s",

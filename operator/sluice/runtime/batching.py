@@ -9,6 +9,7 @@ a bad one fails alone.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from sluice.runtime.predictor import Predictor
 MAX_BATCH_ROWS = 64
 INLINE_ROWS = 256
 """A batch with more rows than this goes to the worker thread even when one row is quick."""
+
+SLOW_INLINE = 0.01
+"""Three batches in a row that take longer than this move the model off the loop."""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,7 @@ class Batcher:
         self._queue: list[Job] = []
         self._busy = False
         self._running = False
+        self._slow_in_a_row = 0
         self._worker: ThreadPoolExecutor | None = None
 
     def submit(self, job: Job) -> None:
@@ -88,7 +93,16 @@ class Batcher:
         if self._off_loop or rows > INLINE_ROWS:
             self._start_worker(jobs)
             return
-        self._deliver(jobs, run_batch(self._predictor, self._reader, jobs))
+        began = time.perf_counter()
+        results = run_batch(self._predictor, self._reader, jobs)
+        self._judge_speed(time.perf_counter() - began)
+        self._deliver(jobs, results)
+
+    def _judge_speed(self, seconds: float) -> None:
+        """A model that turns out slow must not hold up health for ever."""
+        self._slow_in_a_row = self._slow_in_a_row + 1 if seconds > SLOW_INLINE else 0
+        if self._slow_in_a_row >= 3:
+            self._off_loop = True
 
     def _take(self) -> list[Job]:
         """The next jobs, in order, up to the row limit; always at least one."""

@@ -17,6 +17,7 @@ from typing import Protocol, cast
 from sluice.runtime.http import (
     CONTINUE,
     BadRequest,
+    Event,
     HttpConnection,
     Limits,
     Request,
@@ -108,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._port = port
         self._http = HttpConnection(port.limits)
         self._transport: asyncio.Transport | None = None
+        self._parsed: deque[Event] = deque()
         self._waiting: deque[_Exchange] = deque()
         self._refusal: bytes | None = None
         self._since = 0.0
@@ -115,6 +117,7 @@ class Connection(asyncio.Protocol):
         self._read_paused = False
         self._owes_continue = False
         self._eof = False
+        self._flushing = False
         self._linger_until: float | None = None
 
     # asyncio's callbacks.
@@ -128,25 +131,30 @@ class Connection(asyncio.Protocol):
         now = time.monotonic()
         if not self._http.mid_request:
             self._since = now
-        for event in self._http.receive(data):
+        self._parsed.extend(self._http.receive(data))
+        if self._http.take_continue():
+            self._owes_continue = True
+        self._take_requests(now)
+        self._flush()
+        if self._parsed:
+            self._pause_reading()
+
+    def _take_requests(self, now: float) -> None:
+        """Start requests, but only so many at once: a pipeline is one client's, not the queue."""
+        while self._parsed and len(self._waiting) < MAX_PIPELINED:
+            event = self._parsed.popleft()
             if isinstance(event, BadRequest):
                 response = self._port.app.refuse(event)
                 self._refusal = render(response, keep_alive=False, constant=self._port.constant)
-            else:
-                exchange = _Exchange(self, event, now)
-                self._waiting.append(exchange)
-                self._port.app.handle(event, exchange)
-                self._since = now
-        if self._http.take_continue():
-            self._owes_continue = True
-        self._flush()
-        if len(self._waiting) > MAX_PIPELINED:
-            self._pause_reading()
+                continue
+            exchange = _Exchange(self, event, now)
+            self._waiting.append(exchange)
+            self._since = now
+            self._port.app.handle(event, exchange)
 
     def eof_received(self) -> bool:
         """The client has gone, or (seldom) only closed its half: answer what it asked for."""
         self._eof = True
-        self._http.eof()
         self._tell_gone()
         return bool(self._waiting)
 
@@ -168,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def answered(self, exchange: _Exchange, response: Response) -> None:
         """An exchange has its answer; write it when its turn comes."""
-        keep_alive = exchange.keep_alive and not self._port.closing and not self._eof
+        keep_alive = exchange.keep_alive and not self._port.closing
         exchange.keep_alive = keep_alive
         exchange.data = render(
             response, keep_alive=keep_alive, head=exchange.head, constant=self._port.constant
@@ -177,31 +185,43 @@ class Connection(asyncio.Protocol):
             self._flush()
 
     def _flush(self) -> None:
+        """Write the answers whose turn has come; take more requests when there is room."""
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self._flushing:
             return
-        waiting = self._waiting
-        ready: list[bytes] = []
-        close = False
-        while waiting and waiting[0].data is not None and not close:
-            exchange = waiting.popleft()
-            assert exchange.data is not None
-            ready.append(exchange.data)
-            close = not exchange.keep_alive
-        if not close and not waiting:
-            if self._refusal is not None:
-                ready.append(self._refusal)
-                close = True
-            elif self._owes_continue and self._http.mid_request:
-                ready.append(CONTINUE)
-            self._owes_continue = False
+        self._flushing = True
+        ready, close = self._due()
+        while self._parsed and not close and len(self._waiting) < MAX_PIPELINED:
+            self._take_requests(time.monotonic())
+            more, close = self._due()
+            ready += more
+        self._flushing = False
         if ready:
             transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
             self._since = time.monotonic()
-        if close or (self._eof and not waiting):
+        if close or (self._eof and not self._waiting):
             self._close()
-        elif self._read_paused and len(waiting) <= MAX_PIPELINED // 2:
+        elif not self._parsed and self._blocked_since is None:
             self._resume_reading()
+
+    def _due(self) -> tuple[list[bytes], bool]:
+        """What may be written now, and whether the connection closes after it."""
+        waiting = self._waiting
+        ready: list[bytes] = []
+        while waiting and waiting[0].data is not None:
+            exchange = waiting.popleft()
+            assert exchange.data is not None
+            ready.append(exchange.data)
+            if not exchange.keep_alive:
+                return ready, True
+        if waiting or self._parsed:
+            return ready, False
+        if self._refusal is not None:
+            return [*ready, self._refusal], True
+        if self._owes_continue and self._http.mid_request:
+            ready.append(CONTINUE)
+        self._owes_continue = False
+        return ready, False
 
     def _close(self) -> None:
         """Close after what was written has left.
@@ -211,6 +231,7 @@ class Connection(asyncio.Protocol):
         """
         assert self._transport is not None
         self._waiting.clear()
+        self._parsed.clear()
         if self._refusal is not None and not self._eof and self._transport.can_write_eof():
             self._transport.write_eof()
             self._linger_until = time.monotonic() + 2.0

@@ -150,11 +150,6 @@ class HttpConnection:
         events, self._events = self._events, []
         return events
 
-    def eof(self) -> list[Event]:
-        """The client closed its side; a half-sent request is simply gone."""
-        self.closed = True
-        return []
-
     def _feed(self, data: bytes) -> bytes:
         try:
             self._parser.feed_data(data)

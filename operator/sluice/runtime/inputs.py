@@ -217,6 +217,8 @@ def _row_problem(error: RowError, rows: int) -> Problem:
         code = "MissingField"
     elif error.got == "null":
         code = "NotNullable"
+    elif "double can hold" in error.expected:
+        code = "OutOfRange"
     return bad(
         code,
         f"field {error.field!r}{place}: expected {error.expected}, got {error.got}",

@@ -115,11 +115,8 @@ class WarmUp:
     rows: int
 
 
-def warm_up(predictor: Predictor, package: Package) -> WarmUp | None:
-    """Time the model on its golden examples; None when it has none."""
-    rows = [example.row for example in package.golden()]
-    if not rows:
-        return None
+def warm_up(predictor: Predictor, rows: Sequence[Mapping[str, Any]]) -> WarmUp:
+    """Time the model on rows that it can answer."""
     single = columns_from_rows(predictor.manifest.inputs, rows[:1])
     batch = columns_from_rows(predictor.manifest.inputs, rows)
     return WarmUp(_seconds(predictor, single, 5), _seconds(predictor, batch, 2), len(rows))

@@ -26,7 +26,7 @@ from sluice.errors import SluiceError
 from sluice.package.load import Package, open_package
 from sluice.runtime import describe
 from sluice.runtime.batching import Batcher
-from sluice.runtime.connection import Port
+from sluice.runtime.connection import Port, Timeouts
 from sluice.runtime.counters import Counters
 from sluice.runtime.endpoints import AdminApp, ServingApp
 from sluice.runtime.inputs import RowReader
@@ -64,6 +64,7 @@ class Options:
     verdict_file: Path | None = None
     allow_code: bool = False
     max_in_flight: int = 256
+    read_timeout: float = 10.0
     drain: float = 10.0
     """Longest first part of a drain."""
     quiet: float = 1.5
@@ -92,9 +93,18 @@ def load(options: Options) -> Loaded:
             hint="Package it again with the versions that this server has.",
             reason="GoldenMismatch",
         )
-    warm = warm_up(predictor, package)
     package.release()
-    return Loaded(package, predictor, warm)
+    return Loaded(package, predictor, _warm_up(predictor, package))
+
+
+def _warm_up(predictor: Predictor, package: Package) -> WarmUp | None:
+    """Time the golden rows; without any, a made-up row, which the model need not like."""
+    golden = [example.row for example in package.golden()]
+    if golden:
+        return warm_up(predictor, golden)
+    with contextlib.suppress(Exception):
+        return warm_up(predictor, [describe.example_row(package.manifest, package)])
+    return None
 
 
 def run(options: Options, started: Callable[[Loaded, int, int], None]) -> None:
@@ -140,9 +150,9 @@ class Server:
             max_in_flight=options.max_in_flight,
         )
         predictions = Predictions(settings, self._status, self._counters)
-        serving = Port(ServingApp(predictions, self._status), _constant(settings.revision))
-        admin = Port(AdminApp(self._counters, self._status), _constant(settings.revision))
-        self._ports = [serving, admin]
+        timeouts = Timeouts(read=options.read_timeout)
+        apps = (ServingApp(predictions, self._status), AdminApp(self._counters, self._status))
+        self._ports = [Port(app, _constant(settings.revision), timeouts=timeouts) for app in apps]
         for port, sock in zip(self._ports, sockets, strict=True):
             self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
         sweeper = asyncio.create_task(self._sweep())
