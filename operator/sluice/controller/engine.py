@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 PARENT = "ModelDeployment"
 TRUST = "TrustPolicy"
-CHILDREN = ("Deployment", "Service", "ConfigMap", "Job", "Pod")
+CHILDREN = ("Deployment", "Service", "ConfigMap", "Job", "Pod", "PodDisruptionBudget")
 KINDS = (PARENT, "ModelRevision", TRUST, *CHILDREN)
 
 _BEHIND_SECONDS = 1.0
@@ -133,6 +133,8 @@ class Engine:
     def start(self) -> None:
         """Starts the feeds and, once they are synced, the leadership and the workers."""
         self._spawn("events", self.events.run())
+        for informer in (*self.parents, *self.informers):
+            informer.synced.clear()  # After a stop, the caches are from before it.
         for informer in self.informers:
             self._spawn(f"feed of {informer.kind}", informer.run())
         for informer in self.parents:
@@ -264,11 +266,13 @@ class Engine:
 
     def _failed(self, key: Key, error: Exception, delay: float) -> None:
         self.metrics.reconcile_errors.inc("modeldeployment")
+        about = {"k8s_ref": {"kind": PARENT, "namespace": key[0], "name": key[1]}}
         name = "/".join(key)
         if isinstance(error, SluiceError):
-            log.warning("%s: %s Again in %.1f s.", name, error, delay)
+            log.warning("%s: %s Again in %.1f s.", name, error, delay, extra=about)
         else:
-            log.error("%s: an unexpected error; again in %.1f s.", name, delay, exc_info=error)
+            said = "%s: an unexpected error; again in %.1f s."
+            log.error(said, name, delay, exc_info=error, extra=about)
 
     # Being asked
 

@@ -196,9 +196,9 @@ class LeaseElector:
         """Stops the work first, then lets the next one in without waiting for the expiry."""
         if not self._leading:
             return
+        await self._stopped()  # Still the leader: work in flight may end in peace.
         valid = self.is_leader()
         self._leading = False
-        await self._stopped()
         if not valid:
             return
         try:
