@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sluice.stats import dispersion, hard_limit, latency, shift, watch
+from sluice.stats.counts import Counts
 from sluice.stats.look import ArmLook, Look, latency_bin, latency_edge
 
 
@@ -223,3 +224,33 @@ def test_detectable_ratio_shrinks_with_the_sample() -> None:
     large = watch.detectable_ratio(50_000, 250, 450_000, margin=1.2, log_need=need, phi=1.0)
     assert small is not None and large is not None and 1.2 < large < 2.0 < small
     assert watch.detectable_ratio(0, 0, 10, margin=1.2, log_need=need, phi=1.0) is None
+
+
+def _stall_run(seed: int, stalls: bool) -> float:
+    """Largest evidence of 60 looks in which pods of both arms, or none, stall for a while."""
+    rng = np.random.default_rng(seed)
+    state = latency.start(latency.new(1))
+    margin = latency.tolerance_of("comparable", 1.1)
+    largest = 0.0
+    for _ in range(60):
+        arms = [_histogram(rng, 100, 0.02) for _ in range(2)]
+        for histogram in arms:
+            if stalls and rng.random() < 0.1:
+                histogram[latency_bin(0.5)] = 12
+        state = latency.absorb(state, arms[0], arms[1], margin)
+        largest = max(largest, latency.log_e(state))
+    return largest
+
+
+def test_stalls_of_single_pods_are_not_a_slow_model() -> None:
+    assert sum(_stall_run(s, True) > math.log(100) for s in range(30)) <= 2
+    assert sum(_stall_run(s, False) > math.log(100) for s in range(30)) <= 1
+
+
+def test_jumps_tell_bursts_from_a_steady_difference() -> None:
+    steady, bursts = dispersion.new_jumps(), dispersion.new_jumps()
+    for k in range(40):
+        steady = dispersion.absorb_jumps(steady, Counts(100, 2, 100, 20 + k % 3))
+        bursts = dispersion.absorb_jumps(bursts, Counts(100, 2, 100, 20 if k % 8 == 0 else 2))
+    assert dispersion.phi_of_jumps(steady) == 1.0
+    assert dispersion.phi_of_jumps(bursts) > 1.5

@@ -3,19 +3,22 @@
 phi = sum (x - n p)^2 / sum n p over cells.  Two kinds of cells (reference/statistics.md, section
 4): pods inside one look (bursts on single pods) and unit buckets (users with their own failure
 rate, when the split is sticky).  The log-likelihood is divided by the larger of both over both
-arms.  Simulated, not proven.
+arms.  Latency has no cells by pod; there, jumps from look to look tell stalls from regressions.
+Simulated, not proven.
 
 Called by sluice.rollout.judge.  The state is plain JSON.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sluice.stats.counts import Counts
 from sluice.stats.look import Cell
 
 Floats = NDArray[np.float64]
@@ -23,6 +26,10 @@ State = dict[str, Any]
 
 PRIOR_CELLS = 5.0
 """Pods of a few looks say little: phi begins as if this many cells had shown none."""
+
+PRIOR_LOOKS = 10.0
+CHANCE = 1.3
+"""Look-to-look dispersion below this is what even events show by chance."""
 
 STICKY_FLOOR = 2.0
 """At promotion: users with lasting failure rates hide inside few events (promotion.md, 2)."""
@@ -54,6 +61,37 @@ def phi_of_pods(state: State) -> float:
         for chi, free in zip(state["chi"], state["free"], strict=True)
     ]
     return max(1.0, float(ratios[0]), float(ratios[1]))
+
+
+def new_jumps() -> State:
+    """Look-to-look jumps of the candidate's share of the events."""
+    return {"last": None, "sum": 0.0, "n": 0}
+
+
+def absorb_jumps(state: State, counts: Counts) -> State:
+    """One more look.
+
+    z is the candidate's share of the events, standardised as hypergeometric.  Half the mean square
+    of successive differences (von Neumann) is its dispersion whatever its mean: a stall of one pod
+    jumps, a regression stays.
+    """
+    if not counts.informative:
+        return state
+    total = counts.stable_n + counts.candidate_n
+    events = counts.stable_x + counts.candidate_x
+    share = counts.candidate_n / total
+    variance = events * share * (1.0 - share) * (total - events) / max(1, total - 1)
+    z = round((counts.candidate_x - events * share) / math.sqrt(variance), 5)
+    if state["last"] is None:
+        return {**state, "last": z}
+    jump = 0.5 * (z - state["last"]) ** 2
+    return {"last": z, "sum": round(state["sum"] + jump, 5), "n": state["n"] + 1}
+
+
+def phi_of_jumps(state: State) -> float:
+    """Dispersion between looks, at least 1; 1 while it could be chance."""
+    phi = float((state["sum"] + PRIOR_LOOKS) / (state["n"] + PRIOR_LOOKS))
+    return phi if phi > CHANCE else 1.0
 
 
 def new_buckets() -> State:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sluice.stats import combine, counts
+from sluice.stats import combine, counts, dispersion
 from sluice.stats.look import LATENCY_BASE, LATENCY_BINS, LATENCY_RATIO, ArmLook, latency_edge
 
 State = dict[str, Any]
@@ -79,6 +79,7 @@ def new(planned_starts: int) -> State:
         "past": [{}, {}],
         "recent": [{}, {}],
         "parts": [counts.new(1.0, planned_starts) for _ in QUANTILES],
+        "jumps": [dispersion.new_jumps() for _ in QUANTILES],
         "judged": 0,
         "unequal": 0,
     }
@@ -98,10 +99,12 @@ def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tol
     """The state after one more look of both arms' warm pods."""
     if not stable and not candidate:
         return state
-    parts = [
-        part if edge is None else counts.absorb(part, _slower(stable, candidate, edge, tolerance))
-        for part, edge in zip(state["parts"], state["edges"], strict=True)
-    ]
+    parts, jumps = list(state["parts"]), list(state["jumps"])
+    for i, edge in enumerate(state["edges"]):
+        if edge is not None:
+            seen = _slower(stable, candidate, edge, tolerance)
+            parts[i] = counts.absorb(parts[i], seen)
+            jumps[i] = dispersion.absorb_jumps(jumps[i], seen)
     past = [_added(state["past"][0], stable), _added(state["past"][1], candidate)]
     recent = [
         _faded(state["recent"][0], stable),
@@ -110,6 +113,7 @@ def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tol
     return {
         **state,
         "parts": parts,
+        "jumps": jumps,
         "past": past,
         "recent": recent,
         "edges": _edges(past[0], state["edges"]),
@@ -120,13 +124,20 @@ def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tol
 
 def log_e(state: State, phi: float = 1.0) -> float:
     """log of the e-value against "at most the margin slower": the mean over the quantiles."""
-    return combine.log_mean([counts.log_e(part, phi) for part in state["parts"]])
+    return combine.log_mean(_log_e_each(state, phi))
 
 
 def worst(state: State, phi: float = 1.0) -> int:
     """Index of the quantile with most evidence."""
-    values = [counts.log_e(part, phi) for part in state["parts"]]
+    values = _log_e_each(state, phi)
     return max(range(len(values)), key=lambda i: (values[i], -i))
+
+
+def _log_e_each(state: State, phi: float) -> list[float]:
+    return [
+        counts.log_e(part, max(phi, dispersion.phi_of_jumps(jumps)))
+        for part, jumps in zip(state["parts"], state["jumps"], strict=True)
+    ]
 
 
 def new_promotion(quantiles: int = 2) -> State:
