@@ -101,17 +101,21 @@ def test_drift_bins_count_every_row_once(batches: list[list[float]]) -> None:
     assert document["scores"]["reference"] == [1, 2, 3]
 
 
-def test_strings_are_counted_by_category_missing_and_unseen() -> None:
-    counters = Counters()
-    counters.use_profile(MANIFEST, None)
+def test_strings_are_counted_by_category_other_missing_and_unseen() -> None:
     column = text_column("a", "b", "b", None, "new")
-    counters.observe_rows({"x": np.zeros(5), "c": column}, np.zeros(5))
-    assert counters.as_json()["features"]["c"] == {
-        "counts": [1, 2],
-        "missing": 1,
-        "outOfRange": 0,
-        "unseen": 1,
-    }
+    for profile, counts in (
+        (None, [1, 2, 0]),
+        ({"features": {"c": {"categories": ["b"]}}}, [2, 1]),
+    ):
+        counters = Counters()
+        counters.use_profile(MANIFEST, profile)
+        counters.observe_rows({"x": np.zeros(5), "c": column}, np.zeros(5))
+        assert counters.as_json()["features"]["c"] == {
+            "counts": counts,
+            "missing": 1,
+            "outOfRange": 0,
+            "unseen": 1,
+        }
 
 
 def test_error_classes_are_bounded() -> None:

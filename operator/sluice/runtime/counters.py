@@ -49,17 +49,22 @@ def latency_bin(seconds: float) -> int:
 
 
 class FeatureBins:
-    """Drift bins of one input: 40 quantile bins for numbers, one bin a category for strings."""
+    """Drift bins of one input, as its profile has them.
+
+    Numbers: one bin more than ``edges``.  Strings: one bin a category of the profile, and a last
+    one for categories that were seen in training but are too rare to have their own.
+    """
 
     def __init__(self, spec: Input, profile: Mapping[str, Any]) -> None:
         self.numeric = spec.type != "string"
         edges = profile.get("edges") or []
         self.edges = np.asarray(edges, dtype=np.float64)
-        categories = list(profile.get("categories") or spec.categories or ())
-        self.categories = {str(c): i for i, c in enumerate(categories)}
+        named = [str(c) for c in profile.get("categories") or spec.categories or ()]
+        self.categories = dict.fromkeys(spec.categories or (), len(named))
+        self.categories |= {category: index for index, category in enumerate(named)}
         self.low = -math.inf if spec.min is None else spec.min
         self.high = math.inf if spec.max is None else spec.max
-        size = len(self.edges) + 1 if self.numeric else len(self.categories)
+        size = 1 + (len(self.edges) if self.numeric else len(named))
         self.counts = np.zeros(size, dtype=np.int64)
         self.missing = 0
         self.out_of_range = 0

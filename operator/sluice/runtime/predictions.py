@@ -13,6 +13,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -35,6 +36,9 @@ _JSON_TYPES = {
     "text/json",
     "application/x-www-form-urlencoded",  # what `curl -d` says of any body
 }
+
+INLINE_BODY = 256 * 1024
+"""Larger bodies are parsed on a thread, so that health and small requests stay quick."""
 
 Render = Callable[[Answer], bytes]
 
@@ -175,13 +179,25 @@ class _InFlight:
             self._exchange.answer(error_response(problem, self._route))
             return
         owner.counters.in_flight += 1
+        self._exchange.on_gone = self._client_gone
+        if len(request.body) <= INLINE_BODY:
+            self._submit(model, partial(owner.parse, model, self._route, request))
+            return
+        loop = asyncio.get_running_loop()
+        parsing = loop.run_in_executor(None, owner.parse, model, self._route, request)
+        parsing.add_done_callback(lambda parsed: self._submit(model, parsed.result))
+
+    def _submit(self, model: Model, parsed: Callable[[], tuple[Rows, Render]]) -> None:
+        owner = self._owner
         try:
-            rows, self._render = owner.parse(model, self._route, request)
+            rows, self._render = parsed()
         except Problem as problem:
             self._end(Outcome.CLIENT_ERROR, error_response(problem, self._route))
             return
+        except Exception as error:  # our fault, and then it must be seen and not end a connection
+            self._model_error(error)
+            return
         owner.counters.unknown_fields += rows.unknown_fields
-        self._exchange.on_gone = self._client_gone
         self._job = Job(rows, self._done)
         model.batcher.submit(self._job)
         if model.batcher.may_wait(rows.count):
