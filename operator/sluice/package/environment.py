@@ -73,9 +73,9 @@ def _needs(requirements: Iterable[str]) -> list[str]:
 def check_environment(manifest: Manifest) -> None:
     """Refuse to go on when this interpreter cannot be trusted to load the model as it was saved."""
     wanted = manifest.environment
-    if _carries_bytecode(manifest) and wanted.python and wanted.python != _python():
+    if _carries_bytecode(manifest) and wanted.python and wanted.python != python_version():
         _mismatch(
-            f"the model carries Python {wanted.python} bytecode, image has Python {_python()}",
+            f"the model carries bytecode of Python {wanted.python}, image has {python_version()}",
             f"Use an image with Python {wanted.python}",
         )
     for name, version in sorted(wanted.requires.items()):
@@ -99,7 +99,8 @@ def _mismatch(what: str, hint: str) -> NoReturn:
     )
 
 
-def _python() -> str:
+def python_version() -> str:
+    """The series of the interpreter, e.g. 3.11."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 

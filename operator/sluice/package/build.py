@@ -1,0 +1,495 @@
+"""From a fitted model and example rows to the files of a package.
+
+Called by ``save`` and ``sluice package``; calls the schema, conversion, parity, profile and golden
+parts.  Deterministic: the same inputs give the same bytes, whatever the machine, time or process.
+Nothing is unpickled here; a model comes as an object, or as ONNX bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from sluice.errors import InvalidInputError, PackageError
+from sluice.package import environment, globals_check
+from sluice.package.examples import (
+    as_frame,
+    count,
+    describe,
+    missing_rows,
+    spread,
+    take,
+    without_value,
+)
+from sluice.package.features import Columns
+from sluice.package.golden import make_golden
+from sluice.package.inspect_pickle import inspect_pickle
+from sluice.package.manifest import (
+    GOLDEN_NAME,
+    LOCK_NAME,
+    PROFILE_NAME,
+    Conversion,
+    Environment,
+    FileEntry,
+    Format,
+    Input,
+    Label,
+    Manifest,
+    ModelFile,
+    Output,
+    Task,
+    canonical_json,
+)
+from sluice.package.parity import Scorer, judge
+from sluice.package.profile import make_profile
+from sluice.package.scoring import ModelSchema, OnnxScorer, PythonScorer, answer
+
+SCORED_ROWS = 20_000
+MANY_COLUMNS = 300
+_NAME_WARNING = "X has feature names, but"
+
+
+@dataclass(slots=True)
+class Request:
+    """Everything that decides what the package will be."""
+
+    examples: Any
+    truth: Any = None
+    model: Any = None
+    onnx: bytes | None = None
+    original: bytes | None = None
+    original_format: Format = "joblib"
+    name: str = "model"
+    threshold: float | None = None
+    positive: Label | None = None
+    holdout: tuple[Any, Any] | None = None
+    nullable: Mapping[str, bool] = field(default_factory=dict)
+    keep_original: bool = False
+    convert: bool = True
+    code: dict[str, bytes] = field(default_factory=dict)
+    preprocess: str | None = None
+    preprocess_function: Callable[[Any], Any] | None = None
+    golden: int = 50
+
+
+@dataclass(slots=True)
+class Built:
+    """The files of a package but ``sluice.json``, the manifest that lists them, and remarks."""
+
+    manifest: Manifest
+    files: dict[str, bytes]
+    notes: list[str]
+
+
+def build(request: Request) -> Built:
+    """Make the package in memory."""
+    return _Build(request).run()
+
+
+class _Build:
+    """One packaging: each step reads what the steps before it found."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.notes: list[str] = []
+        self.files: dict[str, bytes] = {}
+        self.frame = _ordered(
+            as_frame(request.examples, _names(request.model)), request, self.notes
+        )
+        self.inputs, self.columns = describe(self.frame)
+        _known_columns(request.nullable, self.frame)
+        self.task, self.output = self._outcome()
+        self.layout = self._layout()
+        self.scorer = self._scorer()
+
+    def run(self) -> Built:
+        usable = self._usable_rows()
+        self._set_nullable(usable)
+        model, original, conversion = self._model_files(usable)
+        self._add_profile()
+        self._add_golden()
+        imports, wanted = self._imports(model)
+        manifest = Manifest(
+            name=self.request.name,
+            task=self.task,
+            model=model,
+            original=original,
+            code=tuple(sorted(self.request.code)) if model.trust_class == "Code" else (),
+            preprocess=self.request.preprocess,
+            layout=self.layout,
+            inputs=self.inputs,
+            output=self.output,
+            environment=wanted,
+            files=_entries(self.files),
+            imports=tuple(imports[:5000]),
+            conversion=conversion,
+        )
+        return Built(manifest, self.files, self.notes)
+
+    @property
+    def schema(self) -> ModelSchema:
+        return ModelSchema(self.inputs, self.layout, self.task, self.output)
+
+    # what the model is
+
+    def _outcome(self) -> tuple[Task, Output]:
+        if self.request.onnx is not None:
+            return _onnx_outcome(self.request)
+        return _python_outcome(self.request)
+
+    def _layout(self) -> Literal["Columns", "Matrix"]:
+        request = self.request
+        if request.onnx is not None:
+            from sluice.package.onnx_file import read_onnx
+
+            return "Matrix" if len(read_onnx(request.onnx).inputs) == 1 else "Columns"
+        if not isinstance(request.examples, pd.DataFrame):
+            return "Matrix"
+        if request.preprocess_function is not None:
+            return "Columns"
+        named = _names(request.model) is not None
+        text = any(s.type == "string" for s in self.inputs)
+        return "Columns" if named or text or not self._trained_without_names() else "Matrix"
+
+    def _trained_without_names(self) -> bool:
+        """scikit-learn itself says when a frame meets a model that was fitted on an array."""
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            try:
+                self.request.model.predict(self.frame.head(2))
+            except Exception:
+                return False
+        return any(_NAME_WARNING in str(w.message) for w in seen)
+
+    def _scorer(self) -> Scorer:
+        request = self.request
+        if request.onnx is not None:
+            try:
+                return OnnxScorer(request.onnx, self.schema, self.output)
+            except Exception as error:
+                raise _unusable("ONNX Runtime cannot load the model", error) from None
+        return PythonScorer(request.model, self.schema, self.output, request.preprocess_function)
+
+    # what it accepts
+
+    def _usable_rows(self) -> Columns:
+        """Example rows that the model answers: all, else those without missing values."""
+        error = self._refusal(take(self.columns, spread(count(self.columns), 200)))
+        holes = missing_rows(self.columns)
+        if error is None:
+            return self.columns
+        if holes.all() or not holes.any():
+            raise _unusable("The model does not answer its own examples", error)
+        whole = take(self.columns, np.flatnonzero(~holes))
+        error = self._refusal(take(whole, spread(count(whole), 200)))
+        if error is not None:
+            raise _unusable("The model does not answer its own examples", error)
+        self.notes.append(
+            f"{int(holes.sum())} of {len(holes)} example rows have missing values, which the "
+            "model refuses: they are left out of the checks."
+        )
+        return whole
+
+    def _refusal(self, columns: Columns) -> Exception | None:
+        """Why the model gives no finite score for some of these rows; None when it does."""
+        try:
+            result = answer(self.scorer.raw(columns), self.output)
+        except Exception as error:
+            return error
+        return None if result.finite.all() else ValueError("a score is not finite")
+
+    def _set_nullable(self, usable: Columns) -> None:
+        """Nullable: what the user says, else whether the original answers without the value."""
+        accepted = self._accepted(usable)
+        self.accepted = accepted
+        said = self.request.nullable
+        self.inputs = tuple(
+            _replace(spec, nullable=said.get(spec.name, spec.name in accepted))
+            for spec in self.inputs
+        )
+        forced = [n for n, yes in sorted(said.items()) if yes and n not in accepted]
+        if forced:
+            self.notes.append(
+                f"nullable by your word though the model refuses it missing: {', '.join(forced)}. "
+                "Such a row will be a model error, not a client error."
+            )
+        self.scorer = self._scorer()
+
+    def _accepted(self, usable: Columns) -> set[str]:
+        few = take(usable, spread(count(usable), 3))
+        if len(self.inputs) > MANY_COLUMNS:
+            blank = few
+            for spec in self.inputs:
+                blank = without_value(blank, spec.name)
+            accepted = {s.name for s in self.inputs} if self._refusal(blank) is None else set()
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                accepted = {
+                    s.name for s in self.inputs if self._refusal(without_value(few, s.name)) is None
+                }
+        if self.request.onnx is not None:
+            # A graph may answer a missing value by accident, so the examples must show it too.
+            accepted &= {n for n in accepted if missing_rows({n: self.columns[n]}).any()}
+        return accepted
+
+    # what is loaded
+
+    def _model_files(self, usable: Columns) -> tuple[ModelFile, ModelFile | None, Conversion]:
+        request = self.request
+        if request.onnx is not None:
+            self.files["model.onnx"] = request.onnx
+            given = Conversion(parity="NotTried", detail="given as ONNX")
+            return ModelFile(file="model.onnx", format="onnx", trust_class="Data"), None, given
+        conversion = self._convert(usable)
+        passed = conversion.parity == "Passed"
+        original = None if passed and not request.keep_original else self._original()
+        if passed:
+            model = ModelFile(file="model.onnx", format="onnx", trust_class="Data")
+            return model, original, conversion
+        assert original is not None
+        self.notes.append(f"Not converted to ONNX: {conversion.detail}. The original is served.")
+        return original, None, conversion
+
+    def _convert(self, usable: Columns) -> Conversion:
+        """Try ONNX; on success the scorer and the layout become those of the graph."""
+        from sluice.package.convert import NotConvertibleError, to_onnx
+
+        request = self.request
+        if not request.convert:
+            return Conversion(detail="conversion was switched off")
+        if request.code or request.preprocess_function is not None:
+            return Conversion(detail="the package carries Python code")
+        if self.output.score_name == "vote":
+            return Conversion(detail="the model gives labels without scores")
+        try:
+            graph, layout = to_onnx(request.model, self.schema)
+            schema = ModelSchema(self.inputs, layout, self.task, self.output)
+            converted = OnnxScorer(graph, schema, self.output)
+        except NotConvertibleError as error:
+            return Conversion(detail=str(error)[:1000])
+        except Exception as error:
+            detail = f"the conversion failed ({type(error).__name__}: {str(error)[:200]})"
+            return Conversion(parity="Failed", detail=detail)
+        nullable = {s.name for s in self.inputs if s.nullable}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            verdict = judge(self.scorer, converted, usable, schema, nullable=nullable)
+        if verdict.parity == "Passed":
+            self.files["model.onnx"] = graph
+            self.layout, self.scorer = layout, converted
+        return verdict
+
+    def _original(self) -> ModelFile:
+        request = self.request
+        data = request.original if request.original is not None else _dump(request.model)
+        kind: Format = request.original_format if request.original is not None else "joblib"
+        kind = "joblib" if _has_arrays(data) else kind
+        file = "model.joblib" if kind == "joblib" else "model.pkl"
+        self.files[file] = data
+        for path, source in request.code.items():
+            self.files[path] = source
+        return ModelFile(file=file, format=kind, trust_class="Code")
+
+    def _imports(self, model: ModelFile) -> tuple[list[str], Environment]:
+        """Globals of the file that will be loaded, and what must be installed for them."""
+        if model.trust_class != "Code":
+            return [], Environment()
+        report = inspect_pickle(self.files[model.file])
+        requires = globals_check.check_globals(report.imports, self.request.code)
+        requires |= environment.distributions_of(["joblib"])[0] if model.format == "joblib" else {}
+        self.files[LOCK_NAME] = environment.lock(requires).encode()
+        return report.imports, Environment(python=environment.python_version(), requires=requires)
+
+    # what it is judged by
+
+    def _add_profile(self) -> None:
+        columns, truth, source = self.columns, self.request.truth, "examples"
+        scored, outcomes = self._answerable(columns, truth)
+        if self.request.holdout is not None:
+            frame = as_frame(self.request.holdout[0], [s.name for s in self.inputs])
+            _, held = describe(_ordered(frame, self.request, []))
+            scored, outcomes = self._answerable(held, self.request.holdout[1])
+            source = "holdout"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = answer(self.scorer.raw(scored), self.output)
+        profile = make_profile(self.inputs, columns, result, outcomes, self.output, source=source)
+        self.files[PROFILE_NAME] = canonical_json(profile)
+
+    def _answerable(
+        self, columns: Columns, truth: Any
+    ) -> tuple[Columns, np.ndarray[Any, Any] | None]:
+        """Rows without a value that the model refuses to miss, at most 20,000, with their truth."""
+        strict = {s.name: columns[s.name] for s in self.inputs if s.name not in self.accepted}
+        ok = ~missing_rows(strict) if strict else np.ones(count(columns), dtype=bool)
+        rows = np.flatnonzero(ok)
+        rows = rows[spread(len(rows), SCORED_ROWS)]
+        if truth is None:
+            return take(columns, rows), None
+        outcomes = np.asarray(truth).reshape(-1)
+        if len(outcomes) != count(columns):
+            raise InvalidInputError(
+                f"There are {count(columns)} example rows but {len(outcomes)} labels.",
+                hint="X and y must belong together, row by row.",
+            )
+        return take(columns, rows), outcomes[rows]
+
+    def _add_golden(self) -> None:
+        if not self.request.golden:
+            return
+        strict = tuple(_replace(s, nullable=s.name in self.accepted) for s in self.inputs)
+        schema = ModelSchema(strict, self.layout, self.task, self.output)
+        examples = make_golden(self.scorer, self.columns, schema, self.request.golden)
+        if examples:
+            self.files[GOLDEN_NAME] = canonical_json(examples)
+
+
+def _names(model: Any) -> list[str] | None:
+    names = getattr(model, "feature_names_in_", None)
+    return [str(n) for n in names] if names is not None else None
+
+
+def _ordered(frame: pd.DataFrame, request: Request, notes: list[str]) -> pd.DataFrame:
+    """The model's own columns in its own order; others are left out and said so."""
+    wanted = _names(request.model)
+    if wanted is None or request.preprocess_function is not None:
+        return frame
+    absent = [n for n in wanted if n not in frame.columns]
+    if absent:
+        raise InvalidInputError(
+            f"The examples lack {len(absent)} column(s) that the model was trained on: "
+            f"{', '.join(map(repr, absent[:5]))}.",
+            hint="Give the columns that model.fit saw.",
+        )
+    extra = [n for n in frame.columns if n not in wanted]
+    if extra:
+        notes.append(f"Columns that the model does not use are left out: {', '.join(extra[:10])}.")
+    return frame[wanted]
+
+
+def _known_columns(nullable: Mapping[str, bool], frame: pd.DataFrame) -> None:
+    for name in nullable:
+        if name not in frame.columns:
+            raise InvalidInputError(
+                f"nullable names {name!r}, which is not a column of the examples.",
+                hint=f"The columns are {', '.join(map(str, frame.columns[:10]))}.",
+            )
+
+
+def _python_outcome(request: Request) -> tuple[Task, Output]:
+    model = request.model
+    if not hasattr(model, "predict"):
+        raise InvalidInputError(
+            f"A {type(model).__name__} has no predict method.",
+            hint="Give a fitted scikit-learn estimator or pipeline.",
+        )
+    classes = getattr(model, "classes_", None)
+    if classes is None:
+        return "regression", Output(score_name="value")
+    labels = tuple(_label(v) for v in np.asarray(classes).reshape(-1).tolist())
+    if hasattr(model, "predict_proba"):
+        return "classification", _classes(request, labels, "probability")
+    if hasattr(model, "decision_function"):
+        return "classification", _classes(request, labels, "decision")
+    return "classification", _classes(request, labels, "vote")
+
+
+def _onnx_outcome(request: Request) -> tuple[Task, Output]:
+    from sluice.package.bare import infer_labels
+    from sluice.package.onnx_file import read_onnx
+
+    assert request.onnx is not None
+    labels = infer_labels(read_onnx(request.onnx))
+    if labels is None:
+        return "regression", Output(score_name="value")
+    return "classification", _classes(request, labels, "probability")
+
+
+def _classes(
+    request: Request,
+    labels: tuple[Label, ...],
+    score: Literal["probability", "decision", "vote"],
+) -> Output:
+    usual = 0.0 if score == "decision" else 0.5
+    threshold = usual if request.threshold is None else float(request.threshold)
+    if not np.isfinite(threshold) or (score != "decision" and not 0 <= threshold <= 1):
+        raise InvalidInputError(
+            f"The threshold {threshold} is not between 0 and 1.", hint="Scores are probabilities."
+        )
+    if len(labels) != 2:
+        if request.positive is not None:
+            raise InvalidInputError(
+                f"positive is for two labels; the model has {len(labels)}.",
+                hint="Leave it out.",
+            )
+        return Output(labels=labels, threshold=threshold, score_name=score)
+    positive = labels[1] if request.positive is None else _label(request.positive)
+    matching = [v for v in labels if str(v) == str(positive)]
+    if not matching:
+        raise InvalidInputError(
+            f"positive={positive!r} is not one of the model's labels {list(labels)}."
+        )
+    return Output(labels=labels, positive=matching[0], threshold=threshold, score_name=score)
+
+
+def _label(value: Any) -> Label:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return int(value)
+    return str(value)
+
+
+def _replace(spec: Input, *, nullable: bool) -> Input:
+    import msgspec
+
+    return msgspec.structs.replace(spec, nullable=nullable)
+
+
+def _dump(model: Any) -> bytes:
+    import joblib
+
+    buffer = io.BytesIO()
+    try:
+        joblib.dump(model, buffer, protocol=5)
+    except Exception as error:
+        raise PackageError(
+            f"The model cannot be saved: {str(error)[:200]}.",
+            hint="Functions and classes of a notebook and lambdas cannot be packaged: move them "
+            "to a file features.py, import it, and pass code=['features.py'].",
+            reason="NotPicklable",
+        ) from None
+    return buffer.getvalue()
+
+
+def _has_arrays(data: bytes) -> bool:
+    from sluice.package.sniff import look
+
+    return look(data).format == "joblib"
+
+
+def _entries(files: dict[str, bytes]) -> tuple[FileEntry, ...]:
+    return tuple(
+        FileEntry(path=path, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        for path, data in sorted(files.items())
+    )
+
+
+def _unusable(what: str, error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"{what}: {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}.",
+        hint="Give examples with the columns, types and order that model.fit saw.",
+    )
+
+
+__all__ = ["Built", "Request", "build"]
