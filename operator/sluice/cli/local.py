@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from sluice.local import inspect
 from sluice.local.cluster import LocalCluster
 from sluice.local.errors import LocalError
+from sluice.local.node import images as image_table
 
 
 def _say(text: str) -> None:
     click.echo(f"  {text}", err=True)
 
 
-_instance = [
-    click.option("--name", default="default", show_default=True, help="Which instance."),
-    click.option(
-        "--state",
-        type=click.Path(path_type=Path),
-        envvar="SLUICE_LOCAL_STATE",
-        help="Its directory, instead of the usual place.",
-    ),
-]
+def _instance(function: Callable[..., Any]) -> Callable[..., None]:
+    """Every subcommand is told which instance; it gets a ``LocalCluster`` as first argument."""
 
+    def with_cluster(name: str, state: Path | None, **given: Any) -> None:
+        function(LocalCluster(state, name), **given)
 
-def _with_instance(function):  # type: ignore[no-untyped-def]
-    for option in reversed(_instance):
-        function = option(function)
-    return function
+    with_cluster.__doc__ = function.__doc__
+    with_cluster.__name__ = function.__name__
+    with_cluster.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    where = "Its directory, instead of the usual place."
+    directory = click.Path(path_type=Path)
+    named = click.option("--name", default="default", show_default=True, help="Which instance.")
+    placed = click.option("--state", type=directory, envvar="SLUICE_LOCAL_STATE", help=where)
+    decorated: Callable[..., None] = named(placed(with_cluster))
+    return decorated
 
 
 @click.group(name="local")
@@ -43,7 +48,7 @@ def command() -> None:
 
 
 @command.command()
-@_with_instance
+@_instance
 @click.option(
     "--mode",
     type=click.Choice(["auto", "net", "rewrite"]),
@@ -52,9 +57,8 @@ def command() -> None:
     help="net: own namespaces, real Services and DNS. rewrite: 127.x addresses, nothing needed.",
 )
 @click.option("--port", type=int, default=0, help="Loopback port of the API server.")
-def up(name: str, state: Path | None, mode: str, port: int) -> None:
+def up(cluster: LocalCluster, mode: str, port: int) -> None:
     """Start it, or find it running."""
-    cluster = LocalCluster(state, name)
     try:
         line = cluster.up(mode=mode, say=_say, port=port)
     except KeyboardInterrupt:
@@ -66,57 +70,106 @@ def up(name: str, state: Path | None, mode: str, port: int) -> None:
 
 
 @command.command()
-@_with_instance
+@_instance
 @click.option("--purge", is_flag=True, help="Forget its data too; nothing of it stays on disk.")
-def down(name: str, state: Path | None, purge: bool) -> None:
+def down(cluster: LocalCluster, purge: bool) -> None:
     """Stop it; its data stay unless --purge."""
-    cluster = LocalCluster(state, name)
     existed = cluster.state.exists()
     stopped = cluster.down(purge=purge)
     if not existed:
-        click.echo(f"there is no local cluster {name!r}")
+        click.echo(f"there is no local cluster {cluster.name!r}")
     elif purge:
-        click.echo(f"local cluster {name!r} is gone")
+        click.echo(f"local cluster {cluster.name!r} is gone")
     else:
-        click.echo(f"local cluster {name!r} {'is stopped' if stopped else 'was not running'}")
+        state = "is stopped, its data are kept" if stopped else "was not running"
+        click.echo(f"local cluster {cluster.name!r} {state}")
 
 
 @command.command()
-@_with_instance
-def kubeconfig(name: str, state: Path | None) -> None:
-    """Print the path of its kubeconfig: export KUBECONFIG=$(sluice local kubeconfig)."""
-    cluster = LocalCluster(state, name)
-    assert cluster.settings
-    click.echo(cluster.kubeconfig)
+@_instance
+def status(cluster: LocalCluster) -> None:
+    """Show whether it runs, its components, and what is exposed; exit code 1 if it does not."""
+    lines, running = inspect.describe(cluster)
+    click.echo("\n".join(lines))
+    sys.exit(0 if running else 1)
+
+
+@command.command()
+@_instance
+@click.option("--raw", is_flag=True, help="Print the file instead of its path.")
+def kubeconfig(cluster: LocalCluster, raw: bool) -> None:
+    """Print its kubeconfig's path: export KUBECONFIG=$(sluice local kubeconfig)."""
+    cluster.settings.load(cluster.state)  # says so when there is no such instance
+    click.echo(cluster.kubeconfig.read_text() if raw else cluster.kubeconfig, nl=not raw)
 
 
 @command.command(context_settings={"ignore_unknown_options": True})
-@_with_instance
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
-def enter(name: str, state: Path | None, argv: tuple[str, ...]) -> None:
-    """Run a command where pods' and Services' addresses and names are reachable."""
-    line = LocalCluster(state, name).enter(argv)
+@_instance
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+def enter(cluster: LocalCluster, argv: tuple[str, ...]) -> None:
+    """Run a command (default: a shell) where pods' and Services' addresses and names work."""
+    line = cluster.enter(argv or (os.environ.get("SHELL", "/bin/sh"),))
     sys.stdout.flush()
     os.execvp(line[0], line)  # noqa: S606 - becoming the command is the point
 
 
 @command.command()
-@_with_instance
+@_instance
 @click.argument("component", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @click.option("-n", "--lines", default=50, show_default=True, help="How many lines.")
-def logs(name: str, state: Path | None, component: str | None, follow: bool, lines: int) -> None:
+def logs(cluster: LocalCluster, component: str | None, follow: bool, lines: int) -> None:
     """Show the log of a component (default: of all)."""
-    settings = LocalCluster(state, name).settings
-    files = sorted(settings.log_dir.glob("*.log"))
-    if component is not None:
-        files = [f for f in files if f.stem == component]
+    directory = cluster.settings.log_dir
+    files = sorted(f for f in directory.glob("*.log") if component in (None, f.stem))
     if not files:
-        have = ", ".join(sorted(f.stem for f in settings.log_dir.glob("*.log")))
+        have = ", ".join(sorted(f.stem for f in directory.glob("*.log")))
         raise LocalError(f"There is no component {component!r}.", hint=f"There are: {have}")
-    argv = ["tail", "-n", str(lines), *(["-f"] if follow else []), *map(str, files)]
-    sys.exit(subprocess.run(argv, check=False).returncode)
+    argv = ["tail", "-n", str(lines), *(["-F"] if follow else []), *map(str, files)]
+    try:
+        sys.exit(subprocess.run(argv, check=False).returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
-if __name__ == "__main__":
-    command()
+@command.command()
+@_instance
+@click.argument("service", metavar="NAMESPACE/SERVICE[:PORT]")
+@click.option("--port", type=int, default=0, help="Loopback port to open (default: a free one).")
+@click.option("--close", is_flag=True, help="Close it again.")
+def expose(cluster: LocalCluster, service: str, port: int, close: bool) -> None:
+    """Open a port on 127.0.0.1 that leads to a Service: for curl and a browser.
+
+    It stays open until it is closed, also across down and up.
+    """
+    where, _, number = service.partition(":")
+    namespace, slash, name = where.rpartition("/")
+    if number and not number.isdigit():
+        raise LocalError(f"{number!r} is no port.", hint="Write NAMESPACE/SERVICE:80")
+    namespace = namespace if slash else "default"
+    if close:
+        closed = cluster.unexpose(namespace, name, int(number or 0))
+        click.echo(f"closed {closed}")
+        return
+    opened = cluster.expose(namespace, name, int(number or 0), port)
+    click.echo(f"http://127.0.0.1:{opened.port} leads to {opened.label}")
+
+
+@command.group()
+def images() -> None:
+    """What image names mean: the node has no images, a name stands for a program."""
+
+
+@images.command()
+@_instance
+@click.argument("entry", metavar="NAME=COMMAND")
+def add(cluster: LocalCluster, entry: str) -> None:
+    """Let the image NAME stand for a program (with its first arguments) of this machine."""
+    name, equals, line = entry.partition("=")
+    if not equals or not name:
+        raise LocalError(
+            f"{entry!r} is not NAME=COMMAND.", hint="As in: web='python3 -m http.server'"
+        )
+    cluster.settings.load(cluster.state)
+    image_table.add(cluster.state, name, shlex.split(line))
+    click.echo(f"{name} is {line}")

@@ -428,9 +428,14 @@ class LocalCluster:
         """``127.0.0.1:PORT`` that leads to a Service."""
         return f"127.0.0.1:{self.expose(namespace_name, service, port).port}"
 
-    def unexpose(self, port: int) -> None:
-        """Close a loopback port again."""
-        relay.call(self.state / "run", {"op": "close", "port": port})
+    def unexpose(self, namespace_name: str, service: str, port: int = 0) -> str:
+        """Close what ``expose`` opened; what was closed."""
+        begin = f"{namespace_name}/{service}:"
+        for known in self.settings.exposures:
+            if known.label.startswith(begin) and port in (0, int(known.label[len(begin) :])):
+                relay.call(self.state / "run", {"op": "close", "port": known.port})
+                return known.label
+        raise LocalError(f"{namespace_name}/{service} is not exposed.", hint="sluice local status")
 
 
 def _free(port: int) -> bool:

@@ -204,15 +204,20 @@ class Supervisor:
         if self.settings.mode == "rewrite":
             _sweep(self.settings.state)
 
+    async def _until_gone(self, names: tuple[str, ...]) -> None:
+        while set(names) & set(self._pids.values()):
+            self._changed.clear()
+            await self._changed.wait()
+
     async def _end(self, names: tuple[str, ...], patience: float) -> None:
         for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
             for pid, name in list(self._pids.items()):
                 if name in names:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, number)
-            deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline and set(names) & set(self._pids.values()):
-                await asyncio.sleep(0.02)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._until_gone(names)
 
 
 def _answers(url: str, context: ssl.SSLContext | None) -> bool:

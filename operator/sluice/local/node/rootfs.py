@@ -85,7 +85,7 @@ def _private_directories() -> None:
         Path(f"{_NEW}/{name}").mkdir(exist_ok=True)
     hidden = linux.MS_NOSUID | linux.MS_NODEV
     linux.mount("proc", f"{_NEW}/proc", "proc", hidden | linux.MS_NOEXEC)
-    linux.mount("tmpfs", f"{_NEW}/tmp", "tmpfs", hidden, "mode=1777")
+    linux.mount("tmpfs", f"{_NEW}/tmp", "tmpfs", hidden, "mode=1777")  # noqa: S108
     linux.mount("tmpfs", f"{_NEW}/run", "tmpfs", hidden, "mode=755")
     dev = f"{_NEW}/dev"
     linux.mount("tmpfs", dev, "tmpfs", linux.MS_NOSUID, "mode=755")
