@@ -78,3 +78,30 @@ def test_the_watch_says_what_it_could_have_found() -> None:
 
 def test_planned_looks_default_to_the_watchs_duration() -> None:
     assert judging.new_state(plan_of(), "watch")["planned"] == 360
+
+
+def test_an_outage_is_found_before_the_holdback_has_said_much() -> None:
+    """1 request a second, a tenth of it on the holdback."""
+    failures = []
+    for seed in range(5):
+        plan, rng = plan_of(), np.random.default_rng(seed)
+        state = judging.new_state(plan, "watch", planned_looks=360)
+        for number in range(160):
+            how = Behaviour(errors=1.0 if number >= 100 else 0.001)
+            seen = look(rng, number, weight=90, stable=FINE, candidate=how, rate=1.0, seconds=10.0)
+            state = judging.absorb(plan, state, seen)
+            if judging.judge(plan, state).alarm is not None:
+                break
+        failures.append(state["total"]["candidate"][2])
+    assert np.median(failures) <= 90
+
+
+def test_the_net_stays_still_when_both_arms_go_down() -> None:
+    plan = plan_of()
+    for seed in range(8):
+        rng, state = np.random.default_rng(seed), judging.new_state(plan, "watch", 200)
+        for number in range(120):
+            how = Behaviour(errors=0.6 if 80 <= number < 100 else 0.001)
+            seen = look(rng, number, weight=90, stable=how, candidate=how, rate=2.0, seconds=10.0)
+            state = judging.absorb(plan, state, seen)
+            assert judging.judge(plan, state).alarm is None

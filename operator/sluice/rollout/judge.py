@@ -21,7 +21,7 @@ from sluice.rollout import judge_words as words
 from sluice.rollout.judge_guardrails import EVENT, Finding
 from sluice.rollout.judge_promotion import Needs
 from sluice.rollout.plan import Plan
-from sluice.stats import combine, counts, dispersion, watch
+from sluice.stats import combine, counts, dispersion, outage, watch
 from sluice.stats.look import ArmLook, Look
 
 State = dict[str, Any]
@@ -104,6 +104,7 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "checks": {c.name: guardrails.new(c, starts) for c in plan.checks},
         "pods": {kind: dispersion.new_pods() for kind in EVENT},
         "buckets": dispersion.new_buckets() if plan.sticky else None,
+        "net": outage.new() if phase == "watch" else None,
         "promotion": {},
     }
 
@@ -156,6 +157,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "checks": checks,
         "pods": {kind: _pods(state["pods"][kind], place, look) for kind, place in EVENT.items()},
         "buckets": buckets,
+        "net": state["net"] and _net(state["net"], look),
         "promotion": promotion.absorb(plan, state, look),
     }
 
@@ -173,7 +175,7 @@ def judge(plan: Plan, state: State) -> Judgement:
     log_need = math.log(max(1, len(guards)) / alpha)
     results = [_result(state, f, needs, log_need) for f in findings]
     by_name = {r.name: r for r in results}
-    alarm = _failed(culprit, by_name) or _other_alarm(findings, state, by_name)
+    alarm = _failed(culprit, by_name) or _other_alarm(findings, state, by_name, alpha)
     hold = next((r for f in findings if (r := _held(f, log_need, by_name)) is not None), None)
     failed = {r.name: r for r in (alarm, hold) if r is not None}
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
@@ -214,15 +216,19 @@ def _culprit(guards: list[Finding], alpha: float) -> Finding | None:
 
 
 def _other_alarm(
-    findings: list[Finding], state: State, results: dict[str, CheckResult]
+    findings: list[Finding], state: State, results: dict[str, CheckResult], alpha: float
 ) -> CheckResult | None:
-    """Failures that need no comparison of rates: a hard limit, scores that are no numbers."""
+    """Failures beside the e-values: a hard limit, a shift, an outage, non-finite scores."""
+    out = state["net"] is not None and outage.fires(state["net"], state["planned"], alpha)
     for finding in findings:
-        if finding.over_limit and finding.check.action == "Rollback":
-            return _failed(finding, results)
         shifted = finding.shifted is not None and finding.shifted.fires
-        if shifted and finding.check.action == "Rollback":
+        down = out and finding.check.type == "ErrorRate"
+        if finding.check.action == "Rollback" and (finding.over_limit or shifted or down):
             return _failed(finding, results)
+    return _not_finite(state)
+
+
+def _not_finite(state: State) -> CheckResult | None:
     stable, candidate = state["total"]["stable"], state["total"]["candidate"]
     enough = candidate[3] >= NON_FINITE and candidate[3] >= 0.001 * candidate[0]
     if stable[3] > 0 or stable[0] == 0 or not enough:
@@ -345,6 +351,10 @@ def _recent(recent: list[list[float]], look: Look) -> list[list[float]]:
         [round(RECENT * a + b, 6) for a, b in zip(past, _row(arm)[:3], strict=True)]
         for past, arm in zip(recent, (look.stable, look.candidate), strict=True)
     ]
+
+
+def _net(state: State, look: Look) -> State:
+    return outage.absorb(state, guardrails.counts_of("ErrorRate", look), look.seconds)
 
 
 def _pods(state: State, place: int, look: Look) -> State:
