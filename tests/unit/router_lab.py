@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import itertools
+import json
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from dnslib import QTYPE, RCODE, RR, A, DNSRecord
 
 from sluice.objects.haproxy_config import RouterShape, config_files
 from sluice.objects.router_plan import SlotTarget
+from sluice.runtime.counters import Counters, Outcome
 from sluice.traffic import pki
 from sluice.traffic.router import RouterClient, RouterObservation, RouterPod
 
@@ -78,16 +80,20 @@ class Dns(asyncio.DatagramProtocol):
 
 @dataclass
 class Server:
-    """A model server.  ``mode``: ok, 500, 503, 404, reset or hang; probes always pass."""
+    """A model server.  ``mode``: ok, reset, hang or a status; probes pass while ``ready``."""
 
     revision: str
     address: str
     port: int
     mode: str = "ok"
     ready: bool = True
+    counters: Counters = field(init=False)
     paths: Counter[str] = field(default_factory=Counter)
     headers: list[dict[str, str]] = field(default_factory=list)
     predictions: int = 0
+
+    def __post_init__(self) -> None:
+        self.counters = Counters(revision=self.revision)
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, self.address, self.port)
@@ -99,8 +105,8 @@ class Server:
         try:
             while await self._one(reader, writer):
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # cancelled: the test ends while this one hangs
         finally:
             writer.close()
 
@@ -112,6 +118,9 @@ class Server:
         if path == "/readyz":
             _answer(writer, 200 if self.ready else 503, self.revision)
             return True
+        if path == "/counters":
+            _answer(writer, 200, json.dumps(self.counters.as_json()))
+            return True
         self.paths[path] += 1
         self.headers.append(headers)
         self.predictions += method == "POST"
@@ -119,17 +128,28 @@ class Server:
             return False
         if self.mode == "hang":
             await asyncio.sleep(60)
-        _answer(writer, 200 if self.mode == "ok" else int(self.mode), self.revision)
+        status = 200 if self.mode == "ok" else int(self.mode)
+        outcome = _OUTCOMES[status]
+        seconds = 0.002 if outcome is Outcome.OK else None
+        self.counters.finished(outcome, int(headers["x-sluice-bucket"]), seconds)
+        _answer(writer, status, self.revision)
         return True
 
 
-def _answer(writer: asyncio.StreamWriter, status: int, revision: str) -> None:
-    body = revision.encode()
-    writer.write(
-        f"HTTP/1.1 {status} x\r\nx-sluice-revision: {revision}\r\n"
-        f"content-length: {len(body)}\r\n\r\n".encode()
-        + body
-    )
+_OUTCOMES = {
+    200: Outcome.OK,
+    404: Outcome.CLIENT_ERROR,
+    422: Outcome.CLIENT_ERROR,
+    500: Outcome.MODEL_ERROR,
+    503: Outcome.SHED,
+    504: Outcome.TIMEOUT,
+}
+
+
+def _answer(writer: asyncio.StreamWriter, status: int, text: str) -> None:
+    body = text.encode()
+    head = f"HTTP/1.1 {status} x\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
 
 
 @dataclass
@@ -259,6 +279,9 @@ async def router_lab(root: Path, **shape: object) -> AsyncIterator[Lab]:
 Answer = tuple[str | None, int, str]
 """User, status, answering revision."""
 
+CLOSED = 599
+"""Instead of a status: the connection was closed without an answer."""
+
 
 async def ask(
     lab: Lab, users: Iterable[str | None], *, path: str = "/predict", parallel: int = 16
@@ -270,8 +293,11 @@ async def ask(
     async def worker(session: aiohttp.ClientSession) -> None:
         for user in waiting:
             headers = {"X-User-Id": user} if user is not None else {}
-            async with session.post(lab.url + path, data=b"{}", headers=headers) as response:
-                answers.append((user, response.status, await response.text()))
+            try:
+                async with session.post(lab.url + path, data=b"{}", headers=headers) as response:
+                    answers.append((user, response.status, await response.text()))
+            except aiohttp.ServerDisconnectedError:
+                answers.append((user, CLOSED, ""))
 
     async with aiohttp.ClientSession() as session:
         await asyncio.gather(*(worker(session) for _ in range(parallel)))

@@ -328,14 +328,15 @@ async def test_the_pod_is_ready_when_stable_can_answer(lab: Lab) -> None:
 @pytest.mark.parametrize("mode", ["503", "reset", "hang", "refused"])
 def test_a_failure_that_a_retry_repairs_is_counted_for_the_arm(tmp_path: Path, mode: str) -> None:
     async def run() -> None:
-        async with router_lab(tmp_path) as lab:
+        # Slow probes: a server that refuses must meet requests before it meets a probe.
+        async with router_lab(tmp_path, check_interval_ms=60_000) as lab:
             await two_arms(lab, 2)
             await put(lab, Weights("a", "b", 100))
             bad = lab.of("new")[0]
             bad.mode = mode
             if mode == "refused":
                 await bad.stop()
-            answers = await ask(lab, USERS[:10], parallel=1)
+            answers = await ask(lab, USERS[:10], parallel=2)
             assert {status for _, status, _ in answers} == {200}
             assert {revision for _, _, revision in answers} == {"new"}
             counters = (await lab.read()).pods[0].counters

@@ -6,11 +6,12 @@ never accepted, a reset, a hang.  Both see some of the same failures, so this fi
 what, and everything is counted once:
 
 - ``n``: prediction requests that the router assigned to the arm.  A retry is not another request.
-- final failures: 5xx answers as the router saw them, or the pods' own model errors and time-outs if
-  those are more (a client that left never gets its 5xx).
+- final failures: 5xx answers and closed connections as the router saw them, or the pods' own model
+  errors and time-outs if those are more (a client that left never gets its 5xx).
 - saved failures: requests that failed at least once and were answered after a retry.  The router
   counts attempts; a request that failed for good after retries used all of them, so those attempts
-  are taken off.  5xx that a pod answered itself (500, 504) are never retried and used none.
+  are taken off, also when they were in an earlier look than the failure.  5xx that a pod answered
+  itself (500, 504) are never retried and used none.
 - client errors: as the pods counted them.
 """
 
@@ -26,7 +27,7 @@ class ArmDelta:
     """What an arm's routers and pods counted since the last look."""
 
     assigned: int = 0
-    final_5xx: int = 0
+    failed: int = 0
     retried: int = 0
     pod_errors: int = 0
     client_errors: int = 0
@@ -36,14 +37,15 @@ class ArmDelta:
 class ArmTotals:
     """Sums since the arms and their weights were last the same, and what looks already got.
 
-    Routers and pods are read some milliseconds apart, so a failure may be in one reading and its
-    request in the next.  Looks get differences of these totals; nothing is lost or counted twice,
-    and errors never exceed requests.
+    Routers and pods are read some milliseconds apart, and a request that hangs is retried in one
+    look and fails in the next.  Looks get differences of these totals: nothing is lost or counted
+    twice, errors never exceed requests, and what one look was told too early the next is not told.
     """
 
     assigned: int = 0
-    final_5xx: int = 0
+    failed: int = 0
     pod_errors: int = 0
+    exhausted: int = 0
     saved: int = 0
     client_errors: int = 0
     told_model: int = 0
@@ -51,22 +53,23 @@ class ArmTotals:
 
     def add(self, delta: ArmDelta) -> ArmTotals:
         """The totals with one more reading."""
-        final, pods = self.final_5xx + delta.final_5xx, self.pod_errors + delta.pod_errors
-        exhausted_before = max(0, self.final_5xx - self.pod_errors)
-        exhausted = max(0, max(0, final - pods) - exhausted_before)
+        final, pods = self.failed + delta.failed, self.pod_errors + delta.pod_errors
+        # The highest so far: a pod's 500 that the router does not know yet hides one for a moment.
+        exhausted = max(self.exhausted, final - pods)
         return replace(
             self,
             assigned=self.assigned + delta.assigned,
-            final_5xx=final,
+            failed=final,
             pod_errors=pods,
-            saved=self.saved + max(0, delta.retried - RETRIES * exhausted),
+            exhausted=exhausted,
+            saved=max(0, self.saved + delta.retried - RETRIES * (exhausted - self.exhausted)),
             client_errors=self.client_errors + delta.client_errors,
         )
 
     @property
     def failures(self) -> int:
         """Requests that were the arm's fault."""
-        return max(self.final_5xx, self.pod_errors) + self.saved
+        return max(self.failed, self.pod_errors) + self.saved
 
     def tell(self, n: int) -> tuple[ArmTotals, int, int]:
         """Totals after a look of ``n`` requests was told its (client errors, model errors)."""

@@ -26,7 +26,7 @@ VERSION = 1
 CLOCK_SLACK = 0.5
 """Seconds that a pod's age may be off: reading everybody takes a moment."""
 
-_COUNTS = ("requests", "client error", "model error", "non-finite score")
+_COUNTS = ("request", "client error", "model error", "non-finite score")
 
 _WRAP = 1 << 32
 """HAProxy's stick-table counters are 32 bits wide."""
@@ -173,7 +173,7 @@ def _pod_entry(c: PodCounters, *, warm: bool) -> dict[str, Any]:
 def _router_entry(seen: PodObservation) -> dict[str, Any]:
     return {
         "boot": seen.boot,
-        "slots": {s: [c.predictions, c.s5xx, c.retried] for s, c in seen.counters.items()},
+        "slots": {s: [c.predictions, c.failed, c.retried] for s, c in seen.counters.items()},
     }
 
 
@@ -272,7 +272,7 @@ def _router_difference(entry: Mapping[str, Any], seen: PodObservation, slot: str
     # ``retried`` is a bound made of two columns; a rounding step down is not a broken counter.
     return [
         _minus(now[0], was[0], name, f"predictions of slot {slot}"),
-        _minus(now[1], was[1], name, f"5xx of slot {slot}"),
+        _minus(now[1], was[1], name, f"failures of slot {slot}"),
         max(0, now[2] - was[2]),
     ]
 

@@ -60,6 +60,7 @@ class RouterShape:
     serving_port: int = PORT_SERVING
     service_port: int = 80
     max_connections: int = 8000
+    check_interval_ms: int = 1000
 
 
 def map_path(shape: RouterShape, name: str) -> str:
@@ -109,6 +110,7 @@ def _global(shape: RouterShape) -> str:
 global
   nbthread 1
   maxconn {shape.max_connections}
+  no strict-limits
   hard-stop-after 25s
   tune.bufsize 32768
   ssl-default-bind-options ssl-min-ver TLSv1.2
@@ -270,7 +272,7 @@ backend {PREDICT_TABLE}
 
 
 def _slot(shape: RouterShape, slot: str, target: SlotTarget) -> str:
-    port = shape.service_port
+    port, inter = shape.service_port, shape.check_interval_ms
     vip = f"{target.cluster_ip}:{port}" if target.cluster_ip else f"{UNSET_ADDRESS}:{port} disabled"
     return f"""\
 backend {slot}
@@ -284,7 +286,8 @@ backend {slot}
   http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host sluice
   http-check expect status 200
   server-template s 1-{shape.servers_per_slot} {target.host}:{shape.serving_port} \
-check inter 1s fastinter 250ms rise 1 fall 2 resolvers kube resolve-prefer ipv4 init-addr none
+check inter {inter}ms fastinter {inter // 4}ms rise 1 fall 2 \
+resolvers kube resolve-prefer ipv4 init-addr none
   server vip {vip} backup max-reuse 50
 """
 

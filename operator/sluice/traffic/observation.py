@@ -52,6 +52,8 @@ class SlotCounters:
     """Cumulative counts of a slot since the router process started.
 
     ``predictions`` were assigned to the slot; ``requests`` include docs and listings.
+    ``unanswered`` ended without any status: when every attempt of a request that is not the first
+    on its connection meets a reset, HAProxy closes the connection and says nothing.
     ``retries`` and ``redispatches`` are HAProxy's ``wretr`` and ``wredis``; see ``retried``.
     """
 
@@ -66,6 +68,12 @@ class SlotCounters:
     redispatches: int = 0
     client_aborts: int = 0
     server_aborts: int = 0
+    unanswered: int = 0
+
+    @property
+    def failed(self) -> int:
+        """Requests that ended in a 5xx, or in nothing."""
+        return self.s5xx + self.unanswered
 
     @property
     def retried(self) -> int:

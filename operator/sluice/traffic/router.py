@@ -283,7 +283,9 @@ def _slot_state(revision: str, rows: Sequence[ServerRow]) -> SlotState:
 
 def _counters(row: Mapping[str, str], predictions: int) -> SlotCounters:
     counts = {name: int(row[column] or 0) for name, column in _COLUMNS.items()}
-    return SlotCounters(predictions=predictions, **counts)
+    ended = int(row["stot"] or 0) - int(row["scur"] or 0)
+    unanswered = max(0, ended - int(row["req_tot"] or 0))
+    return SlotCounters(predictions=predictions, unanswered=unanswered, **counts)
 
 
 def _mounted_weights(text: str) -> Weights | None:
