@@ -62,7 +62,7 @@ class StepStatus(Block):
 class ArmValue(Block):
     """One arm's sample."""
 
-    n: int = Field(default=0, ge=0, le=1 << 53, description="Sample size.")
+    count: int = Field(default=0, ge=0, le=1 << 53, description="Sample size.")
     value: float | None = Field(default=None, description="Observed value.")
 
 

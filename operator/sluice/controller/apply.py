@@ -7,6 +7,7 @@ evidence ConfigMap is the commit; everything after it is derived and repaired by
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +28,15 @@ from sluice.controller.pods import condition
 from sluice.controller.records import evidence_map, revision_object
 from sluice.controller.route import Router
 from sluice.kube.client import KubeClient
+from sluice.kube.errors import KubeError
 from sluice.kube.events import EventRecorder
 from sluice.kube.store import Store
 from sluice.objects import jobs, revision
 from sluice.objects.common import Obj
 from sluice.rollout.model import Decision, NewRevision, Progress, Revision, Roles, RouterView
 from sluice.rollout.times import rfc3339
+
+log = logging.getLogger(__name__)
 
 SERVING_PHASES = ("Validated", "Passed")
 
@@ -58,8 +62,11 @@ class Applier:
     default_image: str
     now: float
 
-    async def apply(self, decision: Decision, view: RouterView) -> None:
-        """Makes ``decision`` true, in the order that survives a kill at any point."""
+    async def apply(self, decision: Decision, view: RouterView) -> bool:
+        """Makes ``decision`` true, in the order that survives a kill at any point.
+
+        False when people could not be told: the status has to be written again.
+        """
         if sheds(self.world.roles, decision.roles):
             await self.router.follow(decision.roles)
         await self._records(decision)
@@ -70,9 +77,15 @@ class Applier:
             await self.router.follow(decision.roles)
         await self._retire(decision)
         await self._mark_pods(decision)
-        await self._answer(decision)
-        await self._status(decision)
         self._tell(decision)
+        try:
+            await self._answer(decision)
+            await self._status(decision)
+        except KubeError as error:
+            # What is judged and routed must not wait for what is shown.
+            log.warning("%s/%s: %s", self.world.owner.namespace, self.world.owner.name, error)
+            return False
+        return True
 
     # Records
 

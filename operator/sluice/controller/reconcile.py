@@ -21,12 +21,13 @@ from sluice.controller.report import report
 from sluice.controller.route import Router, shape_of, url_of
 from sluice.kube.store import Key
 from sluice.rollout.decide import decide
-from sluice.rollout.model import Decision, Roles
+from sluice.rollout.model import Roles
 from sluice.traffic.router import RouterClient
 
 log = logging.getLogger(__name__)
 
 CONFLICT_RETRY = 30.0
+STATUS_RETRY = 5.0
 KEEP_QUARANTINED_SECONDS = 30 * 86400.0
 
 
@@ -85,12 +86,16 @@ class Reconciler:
             now=now,
         )
         try:
-            await applier.apply(decision, view)
+            told = await applier.apply(decision, view)
         except NameConflictError as conflict:
             self._conflicts[key] = (str(conflict),)
             return 0.1
         report(self._context.metrics, world, decision, view)
-        return self._again(key, decision, bool(conflicts))
+        if conflicts:
+            return CONFLICT_RETRY
+        if not told:
+            return min(STATUS_RETRY, decision.requeue or STATUS_RETRY)
+        return decision.requeue
 
     async def _router(self, world: World, ensurer: Ensurer) -> Router:
         settings = self._context.settings
@@ -107,11 +112,6 @@ class Reconciler:
         except NameConflictError as conflict:
             found.append(str(conflict))
         return (*found, *self._conflicts.pop(router.world_key, ()))
-
-    def _again(self, key: Key, decision: Decision, conflicted: bool) -> float | None:
-        if conflicted:
-            return CONFLICT_RETRY
-        return decision.requeue
 
     # A ModelDeployment that is gone
 

@@ -10,6 +10,7 @@ from sluice.objects.fetching import claim_volumes, fetcher
 
 DEADLINE_SECONDS = 1800
 KEEP_SECONDS = 3600
+WORK = "/sluice/work"
 
 
 def resolve_name(deployment: str, source: str) -> str:
@@ -24,12 +25,12 @@ def gates_name(deployment: str, revision: str) -> str:
 
 def resolve_job(owner: Owner, source: str, model: Model, image: str) -> Obj:
     """Reads the manifest at ``model.uri`` and reports it by termination message."""
-    args = ["--to", "/work/package", "--resolve"]
+    args = ["--to", f"{WORK}/package", "--resolve"]
     if model.digest:
         args += ["--digest", model.digest]
     secret = model.credentials_ref.name if model.credentials_ref else None
     fetch = fetcher(
-        "resolve", image, model.uri, args, [{"name": "work", "mountPath": "/work"}], secret
+        "resolve", image, model.uri, args, [{"name": "work", "mountPath": WORK}], secret
     )
     return _job(
         owner,
@@ -57,23 +58,23 @@ def gates_job(
     Model, code and data stay separate: one init container per source holds that source's
     credentials, the validating container holds none.
     """
-    mounts: list[Obj] = [{"name": "work", "mountPath": "/work"}]
+    mounts: list[Obj] = [{"name": "work", "mountPath": WORK}]
     uris = [candidate[0]]
     inits = [_fetch("candidate", image, candidate, mounts)]
-    args = ["validate", "/work/candidate", "--gates", gates_json(validation, stable is None)]
+    args = ["validate", f"{WORK}/candidate", "--gates", gates_json(validation, stable is None)]
     if stable is not None:
         uris.append(stable[0])
         inits.append(_fetch("stable", image, stable, mounts))
-        args += ["--stable", "/work/stable"]
+        args += ["--stable", f"{WORK}/stable"]
     if validation.quality is not None and not _smoke_only(validation, stable is None):
         dataset = validation.quality.dataset
         uris.append(dataset.uri)
         secret = dataset.credentials_ref.name if dataset.credentials_ref else None
-        data_args = ["--data", "--to", "/work/data"]
+        data_args = ["--data", "--to", f"{WORK}/data"]
         if dataset.digest:
             data_args += ["--digest", dataset.digest]
         inits.append(fetcher("data", image, dataset.uri, data_args, mounts, secret))
-        args += ["--dataset", "/work/data"]
+        args += ["--dataset", f"{WORK}/data"]
     if allow_code:
         args.append("--allow-code")
     main = container(
@@ -112,7 +113,7 @@ def _smoke_only(validation: Validation, first: bool) -> bool:
 
 def _fetch(name: str, image: str, source: tuple[str, str, str | None], mounts: list[Obj]) -> Obj:
     uri, digest, secret = source
-    return fetcher(name, image, uri, ["--to", f"/work/{name}", "--digest", digest], mounts, secret)
+    return fetcher(name, image, uri, ["--to", f"{WORK}/{name}", "--digest", digest], mounts, secret)
 
 
 def _job(

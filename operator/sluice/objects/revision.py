@@ -55,7 +55,7 @@ def pod_template(
         image,
         uri,
         ["--to", PACKAGE_DIR, "--digest", digest],
-        [{"name": "model", "mountPath": "/model"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+        [{"name": "model", "mountPath": "/model"}],
         secret,
     )
     spec: Obj = {

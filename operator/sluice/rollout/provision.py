@@ -87,6 +87,8 @@ def _take_slot(draft: Draft) -> None:
     if roles.slot_of(rollout.revision) is None:
         busy = {roles.slot_of(r) for r in (roles.stable, roles.previous) if r}
         carrying = {roles.slot_of(r) for r in draft.i.router.carrying}
+        if roles.stable is None:
+            busy.add(SLOTS[0])  # Where routers send everything until somebody is stable.
         free = [s for s in SLOTS if s not in busy and s not in carrying]
         if not free:
             draft.wait("Waiting for a router slot to drain.", reason="WaitingForSlot")

@@ -112,8 +112,8 @@ def _check(check: Any) -> CheckStatus:
     return CheckStatus(
         name=check.name,
         verdict=check.verdict,
-        stable=ArmValue(n=check.stable_n, value=check.stable_value),
-        candidate=ArmValue(n=check.candidate_n, value=check.candidate_value),
+        stable=ArmValue(count=check.stable_n, value=check.stable_value),
+        candidate=ArmValue(count=check.candidate_n, value=check.candidate_value),
         effect=check.effect,
         low=check.low,
         high=check.high,
