@@ -25,6 +25,7 @@ from sluice.api.cel import VALIDATIONS
 from sluice.api.crd import crd, stale
 from sluice.api.kinds import KINDS, MODEL_DEPLOYMENT, MODEL_REVISION, TRUST_POLICY, Kind
 from sluice.api.meta import API_VERSION
+from sluice.sources.address import parse
 
 pytestmark = pytest.mark.cluster
 
@@ -176,9 +177,15 @@ ADDRESSES = [
     Case(f"{MODEL}.uri", "http://m.example/", "http://m.example:8000/a?b=c", "https://host/path"),
     Case(f"{MODEL}.uri", "file:///a/../b", "file:///a/..b/c", "'..' segment"),
     Case(f"{MODEL}.uri", "pvc://claim/a/..", "pvc://claim/a/b..", "'..' segment"),
-    Case(f"{MODEL}.uri", "s3://b/%2e%2E/k", "s3://b/%2e/k", "'..' segment"),
+    Case(f"{MODEL}.uri", "s3://b/%2e%2E/k", "s3://b/%2e%2e%2e/k", "'..' segment"),
     Case(f"{MODEL}.uri", "https://me:pw@m.example/a", "https://m.example/@a", "credentialsRef"),
     Case(f"{MODEL}.uri", "s3://key:secret@bucket/a", "s3://bucket/a@b", "credentialsRef"),
+    Case(f"{MODEL}.uri", "file:///a/./b", "file:///a/.b/c", "'..' segment"),
+    Case(f"{MODEL}.uri", "pvc://claim/a%2f..%2fb", "pvc://claim/a%2fb", "'..' segment"),
+    Case(f"{MODEL}.uri", "s3://b//k", "s3://b/k/", "s3://bucket/key"),
+    Case(f"{MODEL}.uri", "s3://b/k?versionId=1", "s3://b/k=1", "s3://bucket/key"),
+    Case(f"{MODEL}.uri", "http://h:port/a", "http://[::1]:80/a", "https://host/path"),
+    Case(f"{MODEL}.uri", "file:///a\\b", "file:///a%5Cb", "should match"),
     Case(f"{MODEL}.digest", "sha256:9F2C", DIGEST, "should match"),
     Case(
         MODEL,
@@ -657,6 +664,12 @@ TRANSITIONS = ("spec must not change", "verdict must not be removed", "must not 
 def test_every_rule_has_a_case() -> None:
     said = [case.says for case in CASES] + list(TRANSITIONS)
     assert [m for m in _messages() if not any(s.lower() in m.lower() for s in said)] == []
+
+
+def test_what_the_server_accepts_can_be_fetched_from() -> None:
+    for case in ADDRESSES:
+        if case.at.endswith(".uri"):
+            assert parse(case.good).uri, case
 
 
 def test_the_committed_files_are_what_the_models_say() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,3 +53,15 @@ def test_reasons_are_camel_case() -> None:
     reasons = [v for k, v in vars(c).items() if k.isupper() and isinstance(v, str)]
     assert all(reason.isalnum() and reason[0].isupper() for reason in reasons)
     assert len(reasons) == len(set(reasons))
+
+
+def test_the_rollout_gives_no_type_and_no_reason_that_is_not_explained() -> None:
+    """Read from its source, so that a new one cannot be forgotten in the reference."""
+    folder = Path(c.__file__).parents[1] / "rollout"
+    words: set[str] = set()
+    for node in ast.walk(ast.parse((folder / "status.py").read_text())):
+        if isinstance(node, ast.Tuple):
+            words |= {e.value for e in node.elts if isinstance(e, ast.Constant)} - {""}
+    camel = {w for w in words if isinstance(w, str) and w.isalpha() and w[0].isupper()}
+    known = {*c.TYPES, *c.REASONS, "True", "False", "Unknown", "Paused", "Validated", "Passed"}
+    assert camel - known == set()

@@ -11,7 +11,7 @@ from sluice.api.cel import must, rules
 
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-URI_PATTERN = r"^(file|pvc|https?|s3)://[^\s]+$"
+URI_PATTERN = r"^(file|pvc|https?|s3)://[^\s\\]+$"
 QUANTITY_PATTERN = r"^[0-9]{1,12}([.][0-9]{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=71)]
@@ -32,16 +32,20 @@ Uri = Annotated[
         max_length=2048,
         pattern=URI_PATTERN,
         json_schema_extra=rules(
-            _shape("s3", "[^/?#]+/[^?#]+", "s3://bucket/key, for example s3://models/iris/v2"),
+            _shape(
+                "s3", "[^/?#]+(/[^/?#]+)+/?", "s3://bucket/key, for example s3://models/iris/v2"
+            ),
             _shape("pvc", "[a-z0-9][-a-z0-9.]*/[^?#]+", "pvc://claim/path, for example pvc://m/v2"),
             _shape("file", "/[^?#]+", "file:///path, for example file:///models/iris/v2"),
             must(
-                "!self.matches('^https?://') || self.matches('^https?://[^/?#]+/.+$')",
+                "!self.matches('^https?://') || "
+                "self.matches('^https?://([^/?#]*@)?([^][/?#:@]+|[[][0-9a-fA-F:.]+[]])"
+                "(:[0-9]{1,5})?/.+$')",
                 "must be of the form https://host/path, for example https://m.example/iris/v2",
             ),
             must(
-                "!self.matches('/([.]|%2[eE]){2}([/?#]|$)')",
-                "must not contain a '..' segment; write the path it leads to, "
+                "!self.matches('(/|%2[fF])([.]|%2[eE]){1,2}([/?#]|%2[fF]|$)')",
+                "must not contain a '.' or '..' segment; write the path it leads to, "
                 "for example s3://models/iris/v2",
             ),
             must(

@@ -2,6 +2,7 @@
 
 Written into status by the controller, read by ``kubectl wait``, Argo CD, Flux and Helm.  Reasons
 are CamelCase words that scripts may depend on; sentences for people go into the message.
+The reference page is made from the two tables, and a test holds the rollout to them.
 `compute` is what kstatus (the library behind Flux, Helm and ``kubectl wait``-like tools) makes of
 an object, ported so that tests can hold our status against it.
 """
@@ -19,62 +20,63 @@ PROMOTED = "Promoted"
 VALIDATED = "Validated"
 ANALYSIS_HEALTHY = "AnalysisHealthy"
 SOURCE_MUTABLE = "SourceMutable"
+CODE_TRUSTED = "CodeTrusted"
 
 TYPES: dict[str, str] = {
     READY: "The spec is in effect: its model serves everyone, or is held where a person put it. "
     "Unknown while a new one is on its way.",
-    RECONCILING: "A new revision is on its way; absent when nothing is.",
-    STALLED: "A person must act; the message says how. Absent when nothing is wrong.",
+    RECONCILING: "A new revision is on its way.",
+    STALLED: "A person must act; the message says how.",
     AVAILABLE: "Users are served, whatever else happens.",
     PROMOTED: "The revision in spec is stable.",
     VALIDATED: "The gates have passed. Reason AnswersOnly: that it answers, not that it is right.",
     ANALYSIS_HEALTHY: "Evidence arrives and can be trusted.",
     SOURCE_MUTABLE: "The model's address can be overwritten with other bytes.",
+    CODE_TRUSTED: "Whether a package that runs code when it is loaded is admitted, and by what. "
+    "Absent for packages that are data.",
 }
 """Every condition type with its meaning; the reference page is made from it."""
 
-# Ready, Reconciling: where the revision is.
-RESOLVING = "Resolving"
-VALIDATING = "Validating"
-PROVISIONING = "Provisioning"
-ROUTING = "Routing"
-OBSERVING = "Observing"
-PROMOTING = "Promoting"
-WATCHING = "Watching"
-ROLLING_BACK = "RollingBack"
-STABLE = "Stable"
-HELD = "Held"
-SUPERSEDED = "Superseded"
-WITHDRAWN = "Withdrawn"
-PLAN_PENDING = "PlanPending"
-
-# Stalled: why a person must act.
-REVISION_QUARANTINED = "RevisionQuarantined"
-GATE_FAILED = "GateFailed"
-NO_SAFE_TARGET = "NoSafeTarget"
-PROGRESS_DEADLINE = "ProgressDeadlineExceeded"
-NAME_CONFLICT = "NameConflict"
-NOT_TRUSTED = "NotTrusted"
-TRUST_UNREADABLE = "TrustUnreadable"
-INVALID_PACKAGE = "InvalidPackage"
-FETCH_FAILED = "FetchFailed"
-INVALID = "Invalid"
-ABORTED = "Aborted"
-
-# Validated.
-GATES_PASSED = "GatesPassed"
-ANSWERS_ONLY = "AnswersOnly"
-
-# AnalysisHealthy.
-EVIDENCE_ARRIVES = "EvidenceArrives"
-NO_EVIDENCE = "NoEvidence"
-SAMPLE_RATIO_MISMATCH = "SampleRatioMismatch"
-ROUTER_UNREACHABLE = "RouterUnreachable"
-
-# Available, SourceMutable.
-SERVING = "Serving"
-NOTHING_SERVES = "NothingServes"
-CAN_BE_OVERWRITTEN = "CanBeOverwritten"
+REASONS: dict[str, str] = {
+    "Progressing": "The address is being resolved and the package fetched.",
+    "RolloutInFlight": "Gates, pods or steps; the message says which, what is missing and how "
+    "long it takes.",
+    "WaitingForPods": "Pods are not ready.",
+    "Held": "A check or a step asks for a person, or the rollout is paused.",
+    "Watching": "Promoted, and compared with the previous revision.",
+    "Serving": "The revision in spec serves.",
+    "UpToDate": "Nothing is on its way.",
+    "NotStalled": "Nobody needs to act.",
+    "RevisionQuarantined": "A gate or check failed; the message has the check, both values and "
+    "the command to retry.",
+    "Withdrawn": "Both revisions failed or the environment is suspected: no verdict, tried again.",
+    "Inconclusive": "A step reached maxDuration undecided and rollout.onInconclusive holds.",
+    "ProgressDeadlineExceeded": "No progress within rollout.progressDeadline; the message says "
+    "what is missing.",
+    "NameConflict": "Something under one of our names belongs to somebody else and is left alone.",
+    "NotTrusted": "The package runs code when it is loaded and no TrustPolicy admits it here.",
+    "TrustUnreadable": "The operator may not read TrustPolicies, so such packages are refused.",
+    "TrustAny": "A TrustPolicy admits every package here: for development clusters.",
+    "TrustDigest": "A TrustPolicy admits exactly this package.",
+    "FetchFailed": "The package could not be fetched; the message says whether it is tried again.",
+    "NothingServesYet": "No revision has been promoted yet.",
+    "NoReadyPod": "No pod of stable is ready.",
+    "RouterNotReady": "No router pod is ready.",
+    "ScaledToZero": "spec.replicas is 0.",
+    "Promoted": "The revision in spec is stable.",
+    "GatesPending": "Gates have not been run.",
+    "GatesPassed": "All gates passed, with a quality dataset.",
+    "AnswersOnly": "All gates passed, without a quality dataset: it answers; that it is right is "
+    "not known.",
+    "GateFailed": "A gate failed.",
+    "NotYet": "Nothing has been validated yet.",
+    "Healthy": "Evidence arrives.",
+    "NoData": "Looks found no evidence several times in a row: the weight is frozen.",
+    "Pinned": "The address cannot change what is served.",
+    "Overwritable": "The address can be overwritten; new pods refuse other bytes.",
+}
+"""Reasons of conditions with their meaning.  A package that cannot be used brings its own reason:
+Missing, Truncated, Corrupt, DigestMismatch, TooLarge, UnknownFormat, EnvironmentMismatch."""
 
 KStatus = Literal["Terminating", "InProgress", "Failed", "Current"]
 

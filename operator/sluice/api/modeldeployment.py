@@ -84,7 +84,8 @@ class Model(Block):
     credentials_ref: SecretRef | None = Field(
         default=None,
         description="Secret whose keys become environment variables of the fetching container, "
-        "and of no other: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL for s3.",
+        "and of no other: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL "
+        "for s3; SLUICE_HTTP_TOKEN, or SLUICE_HTTP_USERNAME and SLUICE_HTTP_PASSWORD, for http(s).",
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sluice.api.cel import VALIDATIONS
-from sluice.api.conditions import TYPES
+from sluice.api.conditions import REASONS, TYPES
 from sluice.api.crd import Schema, schema_of
 from sluice.api.kinds import KINDS, Kind
 from sluice.api.meta import API_VERSION, COMMANDS, DIGEST_BOUND_COMMANDS
@@ -101,6 +101,8 @@ def _rules(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
 def _conditions() -> str:
     lines = ["## Conditions of a ModelDeployment", "", "| type | meaning |", "|---|---|"]
     lines += [f"| `{kind}` | {meaning} |" for kind, meaning in TYPES.items()]
+    lines += ["", "| reason | meaning |", "|---|---|"]
+    lines += [f"| `{reason}` | {meaning} |" for reason, meaning in sorted(REASONS.items())]
     return "\n".join([*lines, ""])
 
 

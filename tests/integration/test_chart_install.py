@@ -1,0 +1,199 @@
+"""The chart on a real API server: installed, upgraded, uninstalled, and what it may do.
+
+No operator pod runs here (no replicas); that it serves is the demo's and the end-to-end test's
+business.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.tools.helm import CHART, helm, render
+
+pytestmark = pytest.mark.cluster
+
+KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
+CRDS = ("modeldeployments", "modelrevisions", "trustpolicies")
+IRIS = {
+    "apiVersion": "sluice.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "iris"},
+    "spec": {"model": {"uri": "s3://models/iris"}},
+}
+
+# The control plane is shared by all tests, and some apply the CRDs without Helm.
+ADOPT = ("--take-ownership", "--force-conflicts")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def raw(cluster: Any) -> Run:
+    """kubectl that lets the test look at a refusal."""
+
+    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [KUBECTL, "--kubeconfig", str(cluster.kubeconfig), *arguments],
+            input=stdin or None,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture
+def release(cluster: Any, namespace: str, raw: Run) -> Iterator[Run]:
+    """helm against the cluster, in this namespace; cleans up after a failed test."""
+
+    def run(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        where = ("--kubeconfig", str(cluster.kubeconfig), "--namespace", namespace)
+        return helm(verb, "sluice", *arguments, *where)
+
+    yield run
+    if (
+        "sluice"
+        in helm("list", "-q", "--kubeconfig", str(cluster.kubeconfig), "-n", namespace).stdout
+    ):
+        run("uninstall")
+
+
+def install(release: Run, *more: str) -> str:
+    return release("install", str(CHART), "--set", "replicas=0", *ADOPT, *more).stdout
+
+
+def test_install_upgrade_and_uninstall_leave_models_and_crds(
+    release: Run, raw: Run, namespace: str
+) -> None:
+    said = install(release)
+    assert "kubectl apply -f -" in said
+    done = raw("apply", "-n", namespace, "-f", "-", stdin=json.dumps(IRIS))
+    assert done.returncode == 0, done.stderr
+    uid = raw("get", "mdep/iris", "-n", namespace, "-o", "jsonpath={.metadata.uid}").stdout
+
+    release(
+        "upgrade",
+        str(CHART),
+        "--set",
+        "replicas=0",
+        "--set",
+        "operatorClass=blue",
+        "--force-conflicts",
+    )
+    arguments = raw("get", "deploy/sluice", "-n", namespace, "-o", "yaml").stdout
+    assert "--operator-class=blue" in arguments
+
+    release("uninstall")
+    assert raw("get", "deploy/sluice", "-n", namespace).returncode != 0
+    left = raw("get", "mdep/iris", "-n", namespace, "-o", "jsonpath={.metadata.uid}").stdout
+    assert left == uid
+    for name in CRDS:
+        assert raw("get", "crd", f"{name}.sluice.dev").returncode == 0
+
+
+def test_an_upgrade_changes_the_crds(release: Run, raw: Run, tmp_path: Path) -> None:
+    install(release)
+    newer = tmp_path / "sluice"
+    shutil.copytree(CHART, newer)
+    file = newer / "files" / "crds" / "sluice.dev_trustpolicies.yaml"
+    crd = yaml.safe_load(file.read_text())
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["note"] = {"type": "string", "maxLength": 9, "description": "New."}
+    file.write_text(yaml.safe_dump(crd, sort_keys=False))
+
+    release("upgrade", str(newer), "--set", "replicas=0", "--force-conflicts")
+    field = "{.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.note.type}"
+    seen = raw("get", "crd", "trustpolicies.sluice.dev", "-o", f"jsonpath={field}")
+    assert seen.stdout == "string"
+    release("upgrade", str(CHART), "--set", "replicas=0", "--force-conflicts")
+    seen = raw("get", "crd", "trustpolicies.sluice.dev", "-o", f"jsonpath={field}")
+    assert seen.stdout == ""
+
+
+def review(namespace: str, verb: str, what: str, where: str) -> dict[str, Any]:
+    """May the operator's account? ``what`` is resource[/subresource][:name]."""
+    resource, _, name = what.partition(":")
+    resource, _, subresource = resource.partition("/")
+    groups = {"pods": "", "secrets": "", "leases": "coordination.k8s.io", "deployments": "apps",
+              "clusterrolebindings": "rbac.authorization.k8s.io"}  # fmt: skip
+    return {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": f"system:serviceaccount:{namespace}:sluice",
+            "resourceAttributes": {
+                "verb": verb,
+                "group": groups.get(resource, "sluice.dev"),
+                "resource": resource,
+                "subresource": subresource,
+                "name": name,
+                "namespace": where,
+            },
+        },
+    }
+
+
+def allowed(raw: Run, questions: list[dict[str, Any]]) -> list[bool]:
+    """The API server's answers, in order."""
+    text = "\n---\n".join(json.dumps(question) for question in questions)
+    done = raw("create", "-f", "-", "-o", "jsonpath={.status.allowed}{'\\n'}", stdin=text)
+    assert done.returncode == 0, done.stderr
+    return [line == "true" for line in done.stdout.splitlines()]
+
+
+MAY = [
+    ("patch", "modeldeployments/status"),
+    ("create", "modelrevisions"),
+    ("delete", "pods"),
+    ("patch", "pods/status"),
+    ("get", "pods/log"),
+    ("get", "secrets:sluice-router-tls"),
+    ("get", "secrets:sluice-operator-ca"),
+    ("patch", "leases:sluice-operator"),
+    ("watch", "trustpolicies"),
+]
+MAY_NOT = [
+    ("patch", "modeldeployments"),
+    ("get", "secrets"),
+    ("list", "secrets"),
+    ("get", "secrets:other"),
+    ("create", "pods"),
+    ("create", "pods/exec"),
+    ("create", "trustpolicies"),
+    ("create", "clusterrolebindings"),
+]
+
+
+@pytest.mark.parametrize("scoped", [False, True], ids=["cluster", "namespaced"])
+def test_the_account_may_do_its_work_and_no_more(
+    release: Run, raw: Run, namespace: str, scoped: bool
+) -> None:
+    install(release, *(["--set", f"watchNamespaces={{{namespace}}}"] if scoped else []))
+    here = [review(namespace, *q, namespace) for q in MAY + MAY_NOT]
+    there = [
+        review(namespace, "create", "deployments", "default"),
+        review(namespace, "get", "secrets:sluice-operator-ca", "default"),
+    ]
+    answers = dict(zip(MAY + MAY_NOT, allowed(raw, here), strict=True))
+    assert answers == dict.fromkeys(MAY, True) | dict.fromkeys(MAY_NOT, False)
+    assert allowed(raw, there) == [not scoped, False]
+
+
+def test_its_pod_is_admitted_by_the_restricted_profile(raw: Run, namespace: str) -> None:
+    raw("label", "ns", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    (deployment,) = [o for o in render(namespace=namespace) if o["kind"] == "Deployment"]
+    template = deployment["spec"]["template"]
+    template["spec"]["serviceAccountName"] = "default"
+    raw("create", "serviceaccount", "default", "-n", namespace)
+    template["metadata"]["name"] = "operator"
+    pod = {"apiVersion": "v1", "kind": "Pod", **template}
+    done = raw("apply", "-n", namespace, "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+    assert done.returncode == 0, done.stderr
