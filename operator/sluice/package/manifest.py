@@ -144,7 +144,13 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
 def encode(manifest: Manifest) -> bytes:
     """Canonical bytes: sorted keys, compact, UTF-8, one trailing newline; absent is absent."""
-    return canonical_json(_without_nulls(msgspec.to_builtins(manifest)))
+    return canonical_json(to_dict(manifest))
+
+
+def to_dict(manifest: Manifest) -> dict[str, Any]:
+    """The content of ``sluice.json`` as plain data."""
+    plain: dict[str, Any] = _without_nulls(msgspec.to_builtins(manifest))
+    return plain
 
 
 def canonical_json(value: Any) -> bytes:
