@@ -117,6 +117,46 @@ def linear_package(
     )
 
 
+def code_package(directory: Path, source: str, *, golden: Sequence[Row] | None = None) -> str:
+    """A package of class Code: a logistic regression behind ``features.prepare``, whose source is
+    given, so that a test can make a model misbehave in any way."""
+    import io
+
+    import joblib
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(200, 2))
+    frame = pd.DataFrame(x, columns=["a", "b"])
+    model = LogisticRegression().fit(frame, (x[:, 0] - 2 * x[:, 1] > 0).astype(int))
+    buffer = io.BytesIO()
+    joblib.dump(model, buffer)
+    rows = golden or [{"a": i / 10, "b": -i / 20} for i in range(4)]
+    scores = model.predict_proba(pd.DataFrame(rows, columns=["a", "b"]))[:, 1]
+    answers = [
+        {"row": row, "score": float(s), "label": int(s >= 0.5)}
+        for row, s in zip(rows, scores, strict=True)
+    ]
+    return write_package(
+        directory,
+        {
+            "model.joblib": buffer.getvalue(),
+            "code/features.py": source.encode(),
+            "golden.json": canonical_json(answers),
+        },
+        name="code",
+        task="classification",
+        model=ModelFile(file="model.joblib", format="joblib", trust_class="Code"),
+        code=("code/features.py",),
+        preprocess="features:prepare",
+        inputs=tuple(
+            Input(name=n, type="float", nullable=True, min=-3.0, max=3.0) for n in ("a", "b")
+        ),
+        output=Output(labels=(0, 1), positive=1),
+    )
+
+
 def write_package(directory: Path, files: Mapping[str, bytes], **fields: Any) -> str:
     """Write files and the ``sluice.json`` that lists them; returns the digest."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -226,9 +226,10 @@ def read_gates(text: str) -> dict[str, Any]:
     try:
         raw = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
         written = json.loads(raw)
-        return Spec.model_validate(written).model_dump(
-            by_alias=True, exclude_none=True, mode="json"
-        )
+        spec = Spec.model_validate(written)
+        if unknown := _unknown(written, spec.model_dump(by_alias=True, exclude_unset=True)):
+            raise _bad_gates(f"there is no field {unknown}")
+        return spec.model_dump(by_alias=True, exclude_none=True, mode="json")
     except OSError as error:
         raise _bad_gates(f"{text}: {error.strerror}") from error
     except ValidationError as error:
@@ -237,6 +238,19 @@ def read_gates(text: str) -> dict[str, Any]:
         raise _bad_gates(f"{where}: {first['msg']}") from error
     except ValueError as error:
         raise _bad_gates(f"not JSON ({error})") from error
+
+
+def _unknown(written: Any, understood: Any, where: str = "") -> str:
+    """The first field that was written but means nothing: a typo must not switch a gate off."""
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(written, dict) and isinstance(understood, dict):
+        for key, value in written.items():
+            if key not in understood:
+                return f"{where}{key}"
+            pairs.append((f"{where}{key}.", value, understood[key]))
+    elif isinstance(written, list) and isinstance(understood, list):
+        pairs = [(where, *both) for both in zip(written, understood, strict=True)]
+    return next((found for path, w, u in pairs if (found := _unknown(w, u, path))), "")
 
 
 def _bad_gates(what: str) -> SluiceError:

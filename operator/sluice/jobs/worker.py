@@ -64,7 +64,8 @@ def _judge(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def _package_error(bench: Bench, error: PackageError) -> dict[str, Any]:
-    if error.reason == "LoadFailed":
+    """Verified but not loadable is the model's failure; not even verified is no verdict on it."""
+    if bench.opened:
         return {"verdict": "Fail", "message": error.message, "loaded": bench.loaded}
     return {"refused": [error.reason, error.message, error.hint]}
 

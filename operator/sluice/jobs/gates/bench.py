@@ -65,6 +65,11 @@ class Bench:
         return self._predictor
 
     @property
+    def opened(self) -> bool:
+        """Whether the candidate's package has been verified."""
+        return self._candidate is not None
+
+    @property
     def loaded(self) -> bool:
         """Whether the candidate's model has been loaded."""
         return self._predictor is not None
