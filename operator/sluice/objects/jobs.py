@@ -99,7 +99,7 @@ def gates_json(validation: Validation, first: bool) -> str:
     written = validation.model_dump(by_alias=True, exclude_none=True)
     initial = written.pop("initial", "Required")
     if first and initial == "SmokeOnly":
-        written = {"smoke": {}}
+        written = {"initial": initial}  # `sluice validate` adds schema and golden otherwise
     written.setdefault("smoke", {})
     if not (first and initial == "SmokeOnly"):
         written.setdefault("schema", {})
