@@ -55,12 +55,15 @@ def absorb_pods(state: State, arms: Iterable[list[tuple[int, int]]]) -> State:
 
 
 def phi_of_pods(state: State) -> float:
-    """The larger of both arms' dispersions between pods, at least 1."""
-    ratios = [
-        (chi + PRIOR_CELLS) / (free + PRIOR_CELLS)
-        for chi, free in zip(state["chi"], state["free"], strict=True)
-    ]
-    return max(1.0, float(ratios[0]), float(ratios[1]))
+    """The larger of both arms' dispersions between pods; 1 while it could be chance."""
+    largest = 1.0
+    for chi, free in zip(state["chi"], state["free"], strict=True):
+        cells = free + PRIOR_CELLS
+        phi = float((chi + PRIOR_CELLS) / cells)
+        # One standard error of a mean of squares: even pods differ that much by themselves.
+        if phi > 1.0 + math.sqrt(2.0 / cells):
+            largest = max(largest, phi)
+    return largest
 
 
 def new_jumps() -> State:
