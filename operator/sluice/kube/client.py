@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -228,7 +228,7 @@ class KubeClient:
                 self._count("WATCH", row, response.status)
                 if response.status != 200:
                     raise from_response(response.status, await _body(response), what)
-                async for line in _lines(response.content):
+                async for line in _lines(response.content.iter_any()):
                     event = orjson.loads(line)
                     if event["type"] == "ERROR":
                         status = event["object"]
@@ -526,10 +526,10 @@ def _retry_after(response: ClientResponse) -> float | None:
         return None
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """Whole lines of any length; ``StreamReader.readline`` refuses objects above 128 kB."""
     pending = bytearray()
-    async for chunk in content.iter_any():
+    async for chunk in chunks:
         pending += chunk
         if b"\n" not in chunk:
             continue

@@ -169,5 +169,8 @@ def _plugin_token(path: Path, context: str) -> str | None:
     configuration = Configuration()
     load: Any = load_kube_config
     load(str(path), context=context, client_configuration=configuration)
-    value = configuration.get_api_key_with_prefix("authorization")
+    # The key's name differs between versions of the library.
+    value = configuration.get_api_key_with_prefix(
+        "BearerToken"
+    ) or configuration.get_api_key_with_prefix("authorization")
     return str(value).removeprefix("Bearer ") if value else None
