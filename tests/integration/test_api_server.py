@@ -754,3 +754,62 @@ def test_objects_are_found_by_digest(server: Server, namespace: str) -> None:
     for digest, expected in ((DIGEST, 1), (OTHER, 0)):
         _, found = server.call("GET", f"{place}?fieldSelector=spec.package.digest={digest}")
         assert len(found["items"]) == expected
+
+
+EXAMPLES = sorted((CRDS.parent / "manifests" / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_accepted(server: Server, path: Path) -> None:
+    kinds = {kind.kind: kind for kind in KINDS}
+    ours = [b for b in yaml.safe_load_all(path.read_text()) if b["kind"] in kinds]
+    assert ours
+    for body in ours:
+        status, answer = server.try_create(kinds[body["kind"]], body)
+        assert status == 201, answer
+
+
+def test_columns_read_well(server: Server, namespace: str, kubectl: Callable[..., str]) -> None:
+    place = _path(MODEL_DEPLOYMENT, namespace)
+    assert server.call("POST", place, minimal(MODEL_DEPLOYMENT))[0] == 201
+    role = {"digest": DIGEST, "ready": "2/2"}
+    status = {
+        "observedGeneration": 1,
+        "url": f"http://iris.{namespace}.svc",
+        "stable": {**role, "revision": "1f3a9c0b2d", "weight": {"desired": 75, "observed": 75}},
+        "candidate": {**role, "revision": "77e01ab9c4", "weight": {"desired": 25, "observed": 25}},
+        "step": {"index": 2, "count": 4, "summary": "25 %: 180 of 250 requests, about 40 s"},
+        "worstCheck": "latency",
+        "worstEvidence": "12%",
+        "conditions": [
+            _condition("Ready", "Unknown", "RolloutInFlight"),
+            _condition("Validated", "True", "AnswersOnly"),
+        ],
+    }
+    code, answer = server.call(
+        "PATCH", f"{place}/iris/status", {"status": status}, "application/merge-patch+json"
+    )
+    assert code == 200, answer
+    head, row = kubectl("get", "mdep", "-n", namespace).splitlines()
+    assert head.split() == ["NAME", "READY", "STABLE", "CANDIDATE", "WEIGHT", "REASON", "AGE"]
+    assert row.split()[:6] == [
+        "iris", "Unknown", "1f3a9c0b2d", "77e01ab9c4", "25", "RolloutInFlight",
+    ]  # fmt: skip
+    wide = kubectl("get", "mdep", "-n", namespace, "-o", "wide")
+    assert "iris" in kubectl("get", "sluice", "-n", namespace)
+    for shown in ("180 of 250 requests", "latency", "12%", "AnswersOnly", f"iris.{namespace}.svc"):
+        assert shown in wide
+
+
+def _condition(kind: str, status: str, reason: str) -> dict[str, Any]:
+    return {"type": kind, "status": status, "reason": reason, "message": "",
+            "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
+
+
+def test_explain_reads_well(server: Server, kubectl: Callable[..., str]) -> None:
+    said = kubectl("explain", "mdep.spec.rollout.steps")
+    for wanted in ("Shares of traffic in rising order", "weight", "-required-", "minDuration",
+                   "enum: Manual", "Default 2m below 10"):  # fmt: skip
+        assert wanted in said
+    everything = kubectl("explain", "mdep", "--recursive")
+    assert "holdback" in everything
