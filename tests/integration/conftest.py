@@ -112,3 +112,9 @@ def eventually(fn: Callable[[], T], timeout: float = 30, interval: float = 0.1) 
 def eventually_fixture() -> Callable[..., Any]:
     """``eventually(fn, timeout=30)``: poll until it is true."""
     return eventually
+
+
+@pytest.fixture
+def kubectl_of() -> Callable[[LocalCluster], Kubectl]:
+    """``kubectl_of(cluster)``: kubectl for a cluster that the test made itself."""
+    return kubectl_for

@@ -18,6 +18,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +26,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sluice
 from sluice.local import binaries, certificates, namespace, relay
 from sluice.local.errors import LocalError
-from sluice.local.settings import KUBERNETES_VERSION, Exposure, Settings, state_dir
+from sluice.local.settings import (
+    KUBERNETES_VERSION,
+    Exposure,
+    Settings,
+    python_path,
+    state_dir,
+    state_home,
+)
 
 Say = Callable[[str], None]
 _START_SECONDS = 300
+_STOP_SECONDS = 15
 
 
 @dataclass
@@ -167,8 +175,19 @@ class LocalCluster:
         )
         self.kubeconfig.touch(mode=0o600)
         self.kubeconfig.write_bytes(config)
+        with _no_interrupt():
+            process = self._spawn(settings)
+        try:
+            self._wait(process, settings, say)
+        except BaseException:
+            # Also Ctrl-C: what was begun here is taken back, even if Ctrl-C comes twice.
+            with _no_interrupt():
+                self._end(process)
+            raise
+
+    def _spawn(self, settings: Settings) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "sluice.local.supervisor", str(self.state)]
-        env = {**os.environ, "PYTHONPATH": str(Path(sluice.__file__).parents[1])}
+        env = {**os.environ, "PYTHONPATH": python_path()}
         stdin: int = subprocess.DEVNULL
         if settings.tied:
             stdin, self._lifeline = os.pipe()
@@ -178,12 +197,7 @@ class LocalCluster:
             )
         if settings.tied:
             os.close(stdin)
-        try:
-            self._wait(process, settings, say)
-        except BaseException:
-            # Also Ctrl-C: what was begun here is taken back.
-            self._end(process)
-            raise
+        return process
 
     def _wait(self, process: subprocess.Popen[bytes], settings: Settings, say: Say) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -218,11 +232,10 @@ class LocalCluster:
         )
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if process.poll() is None:
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(1)
+        """It is on its way: in mode net it forks and leaves, else it says that it is there."""
+        deadline = time.monotonic() + 10
+        while process.poll() is None and self.pid() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._stop()
         if process.poll() is None:
             process.kill()
@@ -244,11 +257,14 @@ class LocalCluster:
         pid = self.pid()
         if pid is None:
             return False
-        for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+        begin = time.monotonic()
+        # Again and again: PID 1 of a namespace does not notice what comes before it listens.
+        while self._alive(pid):
+            patient = time.monotonic() - begin < _STOP_SECONDS
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-            deadline = time.monotonic() + patience
-            while self._alive(pid) and time.monotonic() < deadline:
+                os.kill(pid, signal.SIGTERM if patient else signal.SIGKILL)
+            pause = time.monotonic() + 0.5
+            while self._alive(pid) and time.monotonic() < pause:
                 time.sleep(0.02)
         (self.state / "run" / "supervisor").unlink(missing_ok=True)
         if self._lifeline is not None:
@@ -273,6 +289,11 @@ class LocalCluster:
             remove(path)
 
         shutil.rmtree(self.state, onerror=writable)
+        home = state_home()
+        for empty in (home, home.parent):
+            if self.state.parent == home:
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -305,7 +326,7 @@ class LocalCluster:
 
     def exec_python(self, *args: str, timeout: float = 60) -> str:
         """Run this Python inside with ``args``; what it printed."""
-        env = {**os.environ, "PYTHONPATH": str(Path(sluice.__file__).parents[1])}
+        env = {**os.environ, "PYTHONPATH": python_path()}
         done = subprocess.run(
             self.enter([sys.executable, *args]),
             capture_output=True,
@@ -436,6 +457,22 @@ class LocalCluster:
                 relay.call(self.state / "run", {"op": "close", "port": known.port})
                 return known.label
         raise LocalError(f"{namespace_name}/{service} is not exposed.", hint="sluice local status")
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits until the block is done; then it counts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _free(port: int) -> bool:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from sluice.local import linux, netlink
-from sluice.local.settings import CLUSTER_DOMAIN, Mode, Settings
+from sluice.local.settings import CLUSTER_DOMAIN, Mode, Settings, python_path
 
 BRIDGE = "br0"
 BRIDGE_MAC = "02:42:c6:12:00:01"
@@ -39,7 +39,7 @@ def decide(wanted: str, nft: str | None) -> tuple[Mode, bool, str]:
 def _probe(nft: str, *, user_namespace: bool) -> str:
     """Empty when everything works, else one phrase."""
     argv = [sys.executable, "-m", "sluice.local.namespace", nft, "user" if user_namespace else ""]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    env = {**os.environ, "PYTHONPATH": python_path()}
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=20, env=env, check=False

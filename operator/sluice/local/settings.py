@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import sluice
 from sluice.local.errors import LocalError
 
 KUBERNETES_VERSION = "1.37.2"
@@ -31,6 +32,13 @@ def cache_home() -> Path:
     """Where fetched and built programs are kept, shared by all instances."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "sluice"
+
+
+def python_path() -> str:
+    """PYTHONPATH with which a child process finds this package and what it needs."""
+    own = str(Path(sluice.__file__).parents[1])
+    given = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    return os.pathsep.join(dict.fromkeys([own, *(os.path.abspath(p) for p in given)]))  # noqa: PTH100
 
 
 def state_dir(name: str) -> Path:

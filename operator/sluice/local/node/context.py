@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sluice
 from sluice.local import namespace
 from sluice.local.node.client import Client, Object
 from sluice.local.node.environment import field_value, resource_value
 from sluice.local.node.images import Images
 from sluice.local.node.launch import Launcher
 from sluice.local.node.volumes import Volumes
-from sluice.local.settings import Settings
+from sluice.local.settings import Settings, python_path
 
 _STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -42,7 +41,7 @@ class Machine:
         self.base = self.settings.run_dir / "base"
         self.base.mkdir(exist_ok=True)
         programs = sorted({str(Path(p).parent) for p in self.settings.programs.values()})
-        own = [sys.prefix, sys.base_prefix, str(Path(sluice.__file__).parents[1])]
+        own = [sys.prefix, sys.base_prefix, *python_path().split(":")]
         self.visible = [os.path.realpath(p) for p in own] + own + programs
         self.path = ":".join([str(Path(sys.prefix) / "bin"), *programs, _STANDARD_PATH])
 

@@ -12,8 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import sluice
-from sluice.local.settings import Settings
+from sluice.local.settings import Settings, python_path
 
 TABLE = "images.json"
 
@@ -44,10 +43,9 @@ class Images:
         self._table = settings.state / TABLE
         self._read_at = -1
         self._user: dict[str, list[str]] = {}
-        package_root = str(Path(sluice.__file__).parents[1])
         self._python = sys.executable
         self._builtin = {
-            "sluice": Image((sys.executable, "-m", "sluice.cli"), {"PYTHONPATH": package_root}),
+            "sluice": Image((sys.executable, "-m", "sluice.cli"), {"PYTHONPATH": python_path()}),
             # The official image's STOPSIGNAL: finish what is in flight, then leave.
             "haproxy": Image(
                 (settings.programs.get("haproxy", "haproxy"),), {}, int(signal.SIGUSR1)
