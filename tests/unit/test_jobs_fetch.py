@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tools.packages import linear_package
+from tests.tools.packages import code_package, linear_package
 from tests.tools.s3server import S3Server, s3_server
 from tests.tools.webserver import Handler, Request, files, web_server
 
@@ -270,6 +270,27 @@ def test_code_is_never_loaded(name: str, tmp_path: Path) -> None:
         resolve(done)
     assert error.value.reason == "BareCodeFile"
     assert not marker.exists()
+
+
+def test_a_package_of_code_is_described_and_not_loaded(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    code_package(tmp_path / "p", f"open({str(marker)!r}, 'w')\ndef prepare(f): return f\n")
+    report = resolve(fetch(str(tmp_path / "p"), tmp_path / "got"))
+    assert (report["class"], report["format"]) == ("Code", "joblib")
+    assert not marker.exists()
+
+
+def test_a_manifest_that_lies_about_the_class(tmp_path: Path) -> None:
+    code_package(tmp_path / "p", "def prepare(f): return f\n")
+
+    def lie(manifest: dict[str, Any]) -> None:
+        manifest["model"].update({"class": "Data", "format": "onnx"})
+        del manifest["preprocess"], manifest["code"]
+
+    manifest_with(tmp_path / "p", lie)
+    with pytest.raises(PackageError) as error:
+        resolve(fetch(str(tmp_path / "p"), tmp_path / "got"))
+    assert error.value.reason == "ClassMismatch"
 
 
 def test_missing(tmp_path: Path) -> None:

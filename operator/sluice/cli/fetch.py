@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from sluice.api.duration import seconds
 from sluice.errors import SluiceError, SourceError
 
 EXIT_FINAL = 3
@@ -26,8 +26,14 @@ def digest_option(_context: click.Context, _parameter: click.Parameter, value: s
     return f"sha256:{bare}"
 
 
-def duration_option(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+def duration_option(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
     """A Gateway API duration as seconds."""
+    if value is None:
+        return None  # and nothing is imported: this runs before every pod starts
+    from sluice.api.duration import seconds
+
     try:
         return seconds(value)
     except ValueError as error:
@@ -52,9 +58,7 @@ def _say(line: str) -> None:
     default=5 * 1024**3,
     help="Refuse more. Default 5 GiB.",
 )
-@click.option(
-    "--timeout", callback=duration_option, default="30m", help="For the whole fetch. Default 30m."
-)
+@click.option("--timeout", callback=duration_option, help="For the whole fetch. Default 30m.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write the report here.")
 def command(
     uri: str,
@@ -63,7 +67,7 @@ def command(
     resolve: bool,
     data: bool,
     max_bytes: int,
-    timeout: float,
+    timeout: float | None,
     report: Path | None,
 ) -> None:
     """Copy the package at URI to a directory, or not at all.
@@ -93,11 +97,13 @@ def _fetch(
     resolve: bool,
     data: bool,
     max_bytes: int,
-    timeout: float,
+    timeout: float | None,
 ) -> dict[str, Any]:
     from sluice.jobs import fetch as job
 
-    limits = job.Limits(max_bytes=max_bytes, seconds=timeout)
+    limits = job.Limits(max_bytes=max_bytes)
+    if timeout is not None:
+        limits = replace(limits, seconds=timeout)
     if data:
         file = job.fetch_file(uri, to, digest=digest, limits=limits, progress=_say)
         return {"file": {"digest": file.digest, "size": file.size}}

@@ -28,9 +28,7 @@ EXIT_NOT_LOADED = 3
     "--dataset", type=click.Path(path_type=Path), help="Parquet or CSV for the quality gate."
 )
 @click.option("--allow-code", is_flag=True, help="Load a package of class Code: it runs its code.")
-@click.option(
-    "--gate-timeout", callback=duration_option, default="10m", help="For each gate. Default 10m."
-)
+@click.option("--gate-timeout", callback=duration_option, help="For each gate. Default 10m.")
 @click.option(
     "--max-rows",
     type=click.IntRange(min=1),
@@ -45,7 +43,7 @@ def command(
     gates: str,
     dataset: Path | None,
     allow_code: bool,
-    gate_timeout: float,
+    gate_timeout: float | None,
     max_rows: int,
     as_json: bool,
     report: Path | None,
@@ -69,7 +67,7 @@ def command(
             gates=wanted,
             dataset=dataset or _local_dataset(wanted),
             allow_code=allow_code,
-            gate_seconds=gate_timeout,
+            gate_seconds=gate_timeout or job.GATE_SECONDS,
             max_rows=max_rows,
         )
         shown.head(plan)

@@ -86,7 +86,12 @@ def validate(
     """
     package = open_package(plan.candidate)
     if requires_trust(package.manifest) and not plan.allow_code:
-        raise refusal(package.manifest)
+        refused = refusal(package.manifest)
+        raise PackageError(
+            refused.message,
+            hint=f"On your own machine --allow-code runs it. {refused.hint}",
+            reason=refused.reason,
+        )
     del package
     results: list[GateResult] = []
     waiting = list(plan.run)

@@ -55,6 +55,7 @@ def run(bench: Bench) -> str:
     keep = _common(candidate, stable)
     truth = data.truth
     results = [_check(bench, check, truth, candidate, stable, keep) for check in gate["checks"]]
+    results.sort(key=lambda result: result[0])  # what failed comes first
     numbers = "; ".join(text for _, text in results) + f" on {_counted(data, keep)}"
     if not all(passed for passed, _ in results):
         raise GateFailedError(numbers)
