@@ -195,7 +195,7 @@ import numpy as np
 
 
 class Odd:
-    """Sleeps x - 100 ms when x > 100, raises at 13, answers NaN at 7, else says whether x > 0."""
+    """Sleeps x - 100 ms when x > 100, raises at 13 and 14, answers NaN at 7, else says x > 0."""
 
     classes_ = np.array(["no", "yes"])
 
@@ -207,6 +207,8 @@ class Odd:
         time.sleep(self.delay + max(0.0, float(np.nanmax(x)) - 100) / 1000)
         if (x == 13).any():
             raise ArithmeticError("thirteen")
+        if (x == 14).any():
+            raise SystemExit(14)
         p = np.where(x == 7, np.nan, (x > 0).astype(float))
         return np.column_stack([1 - p, p])
 '''
@@ -250,9 +252,15 @@ def free_ports(count: int) -> list[int]:
 class Server:
     """A real ``sluice serve`` process on loopback."""
 
-    def __init__(self, package: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        package: Path,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        python: tuple[str, ...] = ("-m", "sluice.cli"),
+    ) -> None:
         self.port, self.admin_port = free_ports(2)
-        command = [sys.executable, "-m", "sluice.cli", "serve", str(package)]
+        command = [sys.executable, *python, "serve", str(package)]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--admin-port", str(self.admin_port), *arguments],
             env={**os.environ, "PYTHONPATH": "operator", "PYTHONUNBUFFERED": "1", **(env or {})},

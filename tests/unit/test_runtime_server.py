@@ -231,15 +231,19 @@ def test_counters_tell_what_happened(odd: Built) -> None:
     with serving(odd.path, "--allow-code", "--revision", "r") as running:
         sent = [
             (1, 200, "7"), (-1, 200, "7"), (13, 500, "7"), (7, 500, "8"), ("x", 400, "499"),
-            (None, 200, "500"), (2, 200, "nonsense"), (3, 200, "1234567890123"),
+            (14, 500, "x"), (None, 200, "500"), (2, 200, "nonsense"), (3, 200, "1234567890123"),
         ]  # fmt: skip
         for value, status, bucket in sent:
             got, answer = running.post("/predict", {"x": value}, X_Sluice_Bucket=bucket)
             assert got == status, answer
         counters = running.counters()
-        assert counters["requests"] == 8
-        assert (counters["ok"], counters["clientErrors"], counters["modelErrors"]) == (5, 1, 2)
-        assert counters["modelErrorsByClass"] == {"ArithmeticError": 1, "NonFiniteScore": 1}
+        assert counters["requests"] == 9
+        assert (counters["ok"], counters["clientErrors"], counters["modelErrors"]) == (5, 1, 3)
+        assert counters["modelErrorsByClass"] == {
+            "ArithmeticError": 1,
+            "NonFiniteScore": 1,
+            "SystemExit": 1,
+        }
         assert counters["nonFinite"] == 1
         assert counters["rows"] == 5
         assert counters["inFlight"] == 0
@@ -498,6 +502,33 @@ def test_the_printed_curl_line_works(iris: Built) -> None:
         line = next(line for line in lines if line.startswith("curl"))
         done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=DEADLINE)
         assert "predictions" in json.loads(done.stdout)
+
+
+def test_without_uvloop_asyncio_serves(slow: Built) -> None:
+    program = "import sys; sys.modules['uvloop'] = None; from sluice.cli import main; main()"
+    running = Server(slow.path, "--allow-code", python=("-c", program))
+    try:
+        running.wait_status("/readyz", 200)
+        with connect(running) as sock:
+            sock.sendall(post_bytes({"x": 2}) + post_bytes({"x": "a"}) + post_bytes({"x": -2}))
+            sock.shutdown(socket.SHUT_WR)
+            assert statuses(read_all(sock)) == [200, 400, 200]
+        assert running.stop(signal.SIGTERM)[0] == 0
+    finally:
+        running.process.kill()
+        running.process.communicate()
+
+
+def test_nothing_is_written_and_no_cluster_or_model_library_is_imported(iris: Built) -> None:
+    """ONNX needs no scikit-learn, and ONNX Runtime's usage events stay off."""
+    with serving(iris.path) as running:
+        assert running.post("/predict", iris.rows[0])[0] == 200
+        descriptors = Path(f"/proc/{running.process.pid}/fd")
+        targets = {d.name: d.readlink() for d in descriptors.iterdir()}
+        assert not [t for t in targets.values() if t.is_file()]
+        maps = Path(f"/proc/{running.process.pid}/maps").read_text()
+        for library in ("sklearn", "pandas", "scipy", "kubernetes"):
+            assert f"site-packages/{library}" not in maps
 
 
 def start_failure(tmp_path: Path, package: Path, *arguments: str) -> str:

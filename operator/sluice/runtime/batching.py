@@ -35,7 +35,7 @@ class Answered:
     columns: Columns
 
 
-Result = Answered | Exception
+Result = Answered | BaseException
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +142,8 @@ def run_batch(predictor: Predictor, reader: RowReader, jobs: Sequence[Job]) -> l
     try:
         columns = reader.columns([job.rows for job in jobs])
         answer = predictor.predict(columns)
-    except Exception as error:  # whatever a model raises is the model's failure, and is counted
+    except (Exception, SystemExit) as error:
+        # Whatever a model raises is the model's failure, and is counted; it may not end the server.
         if len(jobs) == 1:
             return [error]
         return [run_batch(predictor, reader, [job])[0] for job in jobs]

@@ -207,7 +207,7 @@ class _InFlight:
     def _done(self, result: Result) -> None:
         if self._ended:
             return
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             self._model_error(result)
         elif not (finite := result.answer.finite).all():
             self._owner.counters.non_finite += int(np.count_nonzero(~finite))
@@ -230,7 +230,7 @@ class _InFlight:
         counters.observe_rows(result.columns, result.answer.scores)
         self._end(Outcome.OK, Response(200, body), rows=len(result.answer.scores))
 
-    def _model_error(self, error: Exception) -> None:
+    def _model_error(self, error: BaseException) -> None:
         name = type(error).__name__
         self._owner.counters.model_error(name)
         self._owner.log_model_error(error)

@@ -1,0 +1,178 @@
+"""Time limits and back-pressure of a connection, on real sockets with short limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from sluice.runtime.connection import MAX_PIPELINED, Port, Timeouts
+from sluice.runtime.http import TEXT, BadRequest, Request, Response
+from sluice.runtime.served import Exchange
+
+GET = b"GET /%d HTTP/1.1\r\n\r\n"
+
+
+class App:
+    """Answers /N with N bytes; /0 is answered when told."""
+
+    def __init__(self) -> None:
+        self.held: list[Exchange] = []
+        self.most = 0
+        self._arrived = asyncio.Event()
+
+    async def holds(self, count: int) -> None:
+        """Wait until so many requests are held."""
+        async with asyncio.timeout(5):
+            while len(self.held) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def handle(self, request: Request, exchange: Exchange) -> None:
+        size = int(request.path[1:])
+        if size:
+            exchange.answer(Response(200, b"x" * size, TEXT))
+            return
+        self.held.append(exchange)
+        self.most = max(self.most, len(self.held))
+        self._arrived.set()
+
+    def refuse(self, bad: BadRequest) -> Response:
+        return Response(bad.status, bad.message.encode(), TEXT)
+
+
+@contextlib.asynccontextmanager
+async def listening(app: App, timeouts: Timeouts) -> AsyncIterator[tuple[Port, int]]:
+    port = Port(app, b"", timeouts=timeouts)
+    server = await asyncio.get_running_loop().create_server(port.protocol, "127.0.0.1", 0)
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            port.sweep()
+
+    sweeper = asyncio.create_task(sweep())
+    try:
+        yield port, server.sockets[0].getsockname()[1]
+    finally:
+        sweeper.cancel()
+        server.close()
+        port.abort_all()
+
+
+def run(test: Callable[[], Awaitable[Any]]) -> Any:
+    async def limited() -> Any:
+        async with asyncio.timeout(20):
+            return await test()
+
+    return asyncio.run(limited())
+
+
+def test_idle_connections_are_closed_and_busy_ones_are_not() -> None:
+    async def scenario() -> None:
+        app = App()
+        async with listening(app, Timeouts(read=0.2, idle=0.2)) as (_, number):
+            idle, _ = await asyncio.open_connection("127.0.0.1", number)
+            busy, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 0)
+            assert await idle.read() == b""
+            app.held[0].answer(Response(204))
+            assert (await busy.readline()).startswith(b"HTTP/1.1 204")
+
+    run(scenario)
+
+
+def test_a_request_in_slow_pieces_gets_408() -> None:
+    async def scenario() -> bytes:
+        async with listening(App(), Timeouts(read=0.2)) as (_, number):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            for byte in b"GET /1 HTTP":
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.01)
+            return await reader.read()
+
+    assert run(scenario).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    async def scenario() -> None:
+        async with listening(App(), Timeouts(write=0.2)) as (port, number):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number, limit=1024)
+            writer.write(GET % 50_000_000)
+            await reader.readline()
+            with contextlib.suppress(ConnectionResetError):
+                while port.connections:
+                    await asyncio.sleep(0.01)
+                    writer.write(b"")
+            assert not port.connections
+
+    run(scenario)
+
+
+def test_one_clients_pipeline_does_not_fill_the_queue() -> None:
+    async def scenario() -> None:
+        app = App()
+        async with listening(app, Timeouts()) as (_, number):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 0 * 300)
+            answered = 0
+            while answered < 300:
+                await asyncio.sleep(0)
+                while app.held:
+                    app.held.pop(0).answer(Response(204))
+                    answered += 1
+            assert app.most <= MAX_PIPELINED
+            data = b""
+            while data.count(b"HTTP/1.1 204") < 300:
+                data += await reader.read(65536)
+
+    run(scenario)
+
+
+def test_answers_wait_for_their_turn() -> None:
+    async def scenario() -> bytes:
+        app = App()
+        async with listening(app, Timeouts()) as (_, number):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 0 + GET % 0 + GET % 3)
+            writer.write_eof()
+            await app.holds(2)
+            app.held[1].answer(Response(200, b"second", TEXT))
+            await asyncio.sleep(0.05)
+            app.held[0].answer(Response(200, b"first", TEXT))
+            return await reader.read()
+
+    data = run(scenario)
+    assert data.index(b"first") < data.index(b"second") < data.index(b"xxx")
+
+
+def test_a_closing_port_says_close_on_every_answer() -> None:
+    async def scenario() -> bytes:
+        async with listening(App(), Timeouts()) as (port, number):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            port.closing = True
+            writer.write(GET % 1)
+            return await reader.read()
+
+    assert b"connection: close" in run(scenario)
+
+
+def test_who_goes_away_is_told_once() -> None:
+    async def scenario() -> int:
+        app = App()
+        gone: list[int] = []
+        told = asyncio.Event()
+        async with listening(app, Timeouts()) as (_, number):
+            _, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 0)
+            await app.holds(1)
+            app.held[0].on_gone = lambda: (gone.append(1), told.set())[0]
+            writer.transport.abort()
+            async with asyncio.timeout(5):
+                await told.wait()
+            app.held[0].answer(Response(204))
+            await asyncio.sleep(0.01)
+        return len(gone)
+
+    assert run(scenario) == 1
