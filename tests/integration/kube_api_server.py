@@ -7,8 +7,6 @@ other rights, and no controllers that clean up after them.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -22,6 +20,8 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sluice.local import binaries
+
 CRDS = Path(__file__).parents[2] / "crds"
 ADMIN = "admin-token"
 TENANT = "tenant-token"
@@ -34,21 +34,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def program(name: str) -> str:
-    """Where the binary is: KUBEBUILDER_ASSETS, PATH, or what ``sluice local`` keeps."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS", "")
-    if assets and (Path(assets) / name).exists():
-        return str(Path(assets) / name)
-    if found := shutil.which(name):
-        return found
-    from sluice.local.settings import cache_home
-
-    for candidate in sorted(cache_home().rglob(name)):
-        if candidate.is_file() and os.access(candidate, os.X_OK):
-            return str(candidate)
-    raise AssertionError(f"no {name}: run `sluice local up` once, or set KUBEBUILDER_ASSETS")
-
-
 class ApiServer:
     """``start`` and ``stop`` the pair; ``stop_api`` and ``start_api`` for an outage."""
 
@@ -56,6 +41,7 @@ class ApiServer:
         self.state = state
         self.port, self._etcd_port, self._peer_port = free_port(), free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
+        self._programs = binaries.ensure(("etcd", "kube-apiserver"), print)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._tls = ssl._create_unverified_context()
 
@@ -211,7 +197,7 @@ class ApiServer:
     def _spawn(self, name: str, *arguments: str) -> None:
         with (self.state / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [program(name), *arguments],
+                [self._programs[name], *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
