@@ -32,6 +32,9 @@ class Schema(Protocol):
         """Named columns, or one matrix."""
 
 
+MISSING_TEXT = "\ue000"
+"""ONNX has no missing string; this character, which no client sends, stands for it."""
+
 _EXPECTED = {
     "float": "a number",
     "int": "a whole number",
@@ -161,8 +164,7 @@ _ONNX_DTYPES: dict[str, Any] = {
 
 def _cast(array: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
     if kind == "tensor(string)":
-        # ONNX has no missing string: the converter maps "" to what the model does with missing.
-        return np.where(array == None, "", array)  # noqa: E711
+        return np.where(array == None, MISSING_TEXT, array)  # noqa: E711
     dtype = _ONNX_DTYPES[kind]
     if not np.issubdtype(dtype, np.floating) and np.isnan(array).any():
         # A cast would turn the missing value into some number and a silent label.

@@ -1,0 +1,243 @@
+"""Exporters of scikit-learn's preprocessing steps; exact, in float64.
+
+Called by ``convert``; calls the graph builder.  A setting that has no exact counterpart raises
+``NotConvertibleError``, and the parity gate judges what is exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sluice.package.features import MISSING_TEXT
+from sluice.package.onnx_graph import Graph, NotConvertibleError, Part, Table, width
+
+Exporter = Callable[[Graph, Any, Table], Table]
+
+
+def standard_scaler(graph: Graph, step: Any, table: Table) -> Table:
+    part = graph.numbers(table)
+    value = part.tensor
+    if step.mean_ is not None and step.with_mean:
+        value = graph.op("Sub", value, graph.constant(step.mean_))
+    if step.scale_ is not None and step.with_std:
+        value = graph.op("Div", value, graph.constant(step.scale_))
+    return (Part(value, "double", part.width),)
+
+
+def min_max_scaler(graph: Graph, step: Any, table: Table) -> Table:
+    part = graph.numbers(table)
+    value = graph.op("Mul", part.tensor, graph.constant(step.scale_))
+    value = graph.op("Add", value, graph.constant(step.min_))
+    if step.clip:
+        low, high = step.feature_range
+        # Clip would turn NaN into a bound; Where keeps it.
+        clipped = graph.op("Clip", value, graph.constant(low), graph.constant(high))
+        value = graph.op("Where", graph.op("IsNaN", value), value, clipped)
+    return (Part(value, "double", part.width),)
+
+
+def max_abs_scaler(graph: Graph, step: Any, table: Table) -> Table:
+    part = graph.numbers(table)
+    value = graph.op("Div", part.tensor, graph.constant(step.scale_))
+    return (Part(value, "double", part.width),)
+
+
+def robust_scaler(graph: Graph, step: Any, table: Table) -> Table:
+    part = graph.numbers(table)
+    value = part.tensor
+    if step.with_centering:
+        value = graph.op("Sub", value, graph.constant(step.center_))
+    if step.with_scaling:
+        value = graph.op("Div", value, graph.constant(step.scale_))
+    return (Part(value, "double", part.width),)
+
+
+def function_transformer(graph: Graph, step: Any, table: Table) -> Table:
+    if step.func is None:
+        return table
+    known = {np.log: "Log", np.sqrt: "Sqrt", np.exp: "Exp", np.abs: "Abs"}
+    part = graph.numbers(table)
+    if step.kw_args:
+        raise NotConvertibleError("FunctionTransformer has kw_args")
+    if step.func is np.log1p:
+        value = graph.op("Log", graph.op("Add", part.tensor, graph.constant(1.0)))
+    elif step.func in known:
+        value = graph.op(known[step.func], part.tensor)
+    else:
+        name = getattr(step.func, "__qualname__", "a function")
+        raise NotConvertibleError(f"FunctionTransformer calls {name}, which is Python code")
+    return (Part(value, "double", part.width),)
+
+
+def simple_imputer(graph: Graph, step: Any, table: Table) -> Table:
+    if not (isinstance(step.missing_values, float) and np.isnan(step.missing_values)):
+        raise NotConvertibleError("SimpleImputer fills something else than missing values")
+    result: list[Part] = []
+    for index, (part, fill) in enumerate(zip(_single(graph, table), step.statistics_, strict=True)):
+        if isinstance(fill, float) and np.isnan(fill):
+            if step.keep_empty_features:
+                raise NotConvertibleError(f"SimpleImputer has no value for column {index}")
+            continue
+        result.append(_filled(graph, part, fill))
+    if not step.add_indicator:
+        return _joined(graph, result)
+    return _joined(graph, result) + _indicator(graph, table, step.indicator_)
+
+
+def _filled(graph: Graph, part: Part, fill: Any) -> Part:
+    if part.kind == "string":
+        missing = graph.op("Equal", part.tensor, graph.text([MISSING_TEXT]))
+        value = graph.op("Where", missing, graph.text([str(fill)]), part.tensor)
+    else:
+        missing = graph.op("IsNaN", part.tensor)
+        value = graph.op("Where", missing, graph.constant([[float(fill)]]), part.tensor)
+    return Part(value, part.kind, 1)
+
+
+def _indicator(graph: Graph, table: Table, indicator: Any) -> Table:
+    if indicator.features_.size == 0:
+        return ()
+    chosen = graph.select(table, [int(i) for i in indicator.features_])
+    flags = [
+        graph.op("IsNaN", p.tensor)
+        if p.kind == "double"
+        else graph.op("Equal", p.tensor, graph.text([MISSING_TEXT]))
+        for p in _single(graph, chosen)
+    ]
+    casts = [Part(graph.op("Cast", f, to=_double()), "double", 1) for f in flags]
+    return _joined(graph, casts)
+
+
+def one_hot_encoder(graph: Graph, step: Any, table: Table) -> Table:
+    if step.min_frequency is not None or step.max_categories is not None:
+        raise NotConvertibleError("OneHotEncoder groups infrequent categories")
+    if step.handle_unknown not in ("error", "ignore"):
+        raise NotConvertibleError(f"OneHotEncoder has handle_unknown={step.handle_unknown!r}")
+    parts: list[Part] = []
+    for index, part in enumerate(_single(graph, table)):
+        hot = _matches(graph, part, step.categories_[index])
+        if step.handle_unknown == "error":
+            hot = _refuse_unknown(graph, hot)
+        dropped = None if step.drop_idx_ is None else step.drop_idx_[index]
+        if dropped is not None:
+            keep = [i for i in range(hot.width) if i != int(dropped)]
+            parts += graph.select((hot,), keep)
+        else:
+            parts.append(hot)
+    if not parts:
+        raise NotConvertibleError("OneHotEncoder drops every category")
+    return (graph.numbers(tuple(parts)),)
+
+
+def ordinal_encoder(graph: Graph, step: Any, table: Table) -> Table:
+    if step.min_frequency is not None or step.max_categories is not None:
+        raise NotConvertibleError("OrdinalEncoder groups infrequent categories")
+    unknown = np.nan if step.handle_unknown == "error" else float(step.unknown_value)
+    parts: list[Part] = []
+    for index, part in enumerate(_single(graph, table)):
+        categories = step.categories_[index]
+        codes = np.arange(len(categories), dtype=np.float64)
+        hot = _matches(graph, part, categories)
+        code = graph.op("MatMul", hot.tensor, graph.constant(codes.reshape(-1, 1)))
+        known = _any(graph, hot)
+        code = graph.op("Where", known, code, graph.constant([[unknown]]))
+        blanks = [i for i, c in enumerate(categories) if _blank(c)]
+        if blanks:
+            missing = _is_missing(graph, part)
+            fill = graph.constant([[float(step.encoded_missing_value)]])
+            code = graph.op("Where", missing, fill, code)
+        parts.append(Part(code, "double", 1))
+    return (graph.numbers(tuple(parts)),)
+
+
+def _matches(graph: Graph, part: Part, categories: Any) -> Part:
+    """One column of 0 or 1 a category."""
+    values = list(categories)
+    if part.kind == "string":
+        if not all(isinstance(v, str) or _blank(v) for v in values):
+            raise NotConvertibleError("an encoder's categories mix text and numbers")
+        names = [MISSING_TEXT if _blank(v) else str(v) for v in values]
+        same = graph.op("Equal", part.tensor, graph.text(names))
+    else:
+        if any(isinstance(v, str) for v in values):
+            raise NotConvertibleError("an encoder's categories are text but its column is numeric")
+        numbers = np.array([[np.nan if _blank(v) else float(v) for v in values]])
+        same = graph.op("Equal", part.tensor, graph.constant(numbers))
+        if np.isnan(numbers).any():
+            blank = graph.constant(np.isnan(numbers), np.bool_)
+            both = graph.op("And", graph.op("IsNaN", part.tensor), blank)
+            same = graph.op("Or", same, both)
+    return Part(graph.op("Cast", same, to=_double()), "double", len(values))
+
+
+def _refuse_unknown(graph: Graph, hot: Part) -> Part:
+    """scikit-learn raises for an unknown category; a graph cannot, so its score becomes NaN."""
+    good = _any(graph, hot)
+    value = graph.op("Where", good, hot.tensor, graph.constant([[np.nan]]))
+    return Part(value, "double", hot.width)
+
+
+def _any(graph: Graph, hot: Part) -> str:
+    total = graph.op("ReduceSum", hot.tensor, graph.constant([1], np.int64), keepdims=1)
+    return graph.op("Greater", total, graph.constant(0.0))
+
+
+def _is_missing(graph: Graph, part: Part) -> str:
+    if part.kind == "string":
+        return graph.op("Equal", part.tensor, graph.text([MISSING_TEXT]))
+    return graph.op("IsNaN", part.tensor)
+
+
+def selector(graph: Graph, step: Any, table: Table) -> Table:
+    return graph.select(table, [int(i) for i in step.get_support(indices=True)])
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))
+
+
+def _single(graph: Graph, table: Table) -> list[Part]:
+    """Each column by itself."""
+    return [graph.select(table, [i])[0] for i in range(width(table))]
+
+
+def _joined(graph: Graph, parts: list[Part]) -> Table:
+    """Neighbouring numeric columns become one tensor again."""
+    joined: list[Part] = []
+    run: list[Part] = []
+    for part in parts:
+        if part.kind == "double":
+            run.append(part)
+            continue
+        joined += [graph.numbers(tuple(run))] if run else []
+        joined.append(part)
+        run = []
+    joined += [graph.numbers(tuple(run))] if run else []
+    return tuple(joined)
+
+
+def _double() -> int:
+    from onnx import TensorProto
+
+    return int(TensorProto.DOUBLE)
+
+
+TRANSFORMERS: dict[str, Exporter] = {
+    "StandardScaler": standard_scaler,
+    "MinMaxScaler": min_max_scaler,
+    "MaxAbsScaler": max_abs_scaler,
+    "RobustScaler": robust_scaler,
+    "FunctionTransformer": function_transformer,
+    "SimpleImputer": simple_imputer,
+    "OneHotEncoder": one_hot_encoder,
+    "OrdinalEncoder": ordinal_encoder,
+    "SelectKBest": selector,
+    "SelectPercentile": selector,
+    "SelectFromModel": selector,
+    "VarianceThreshold": selector,
+    "RFE": selector,
+    "RFECV": selector,
+}
