@@ -313,6 +313,19 @@ def test_read_only_root(k, eventually) -> None:
     assert said == ["volume", "tmp", "root", ""]
 
 
+def test_a_volume_over_tmp_stays_writable_under_a_read_only_root(k, eventually) -> None:
+    container = {
+        "securityContext": {"readOnlyRootFilesystem": True},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+    command = "touch /tmp/a && echo tmp; touch /run/a || echo run"
+    volumes = [{"name": "tmp", "emptyDir": {}}]
+    run_pod(k, "ro-tmp", command, restartPolicy="Never", container=container, volumes=volumes)
+    eventually(lambda: phase(k, "ro-tmp") in ("Succeeded", "Failed"))
+    said = [line for line in k("logs", "ro-tmp").split("\n") if not line.startswith("touch")]
+    assert said == ["tmp", "run", ""]
+
+
 def test_persistent_volume_claim(k, namespace, eventually, tmp_path) -> None:
     (tmp_path / "model.txt").write_text("weights")
     objects = f"""
@@ -457,3 +470,71 @@ def test_deleting_a_pod_is_quick_and_complete(cluster: LocalCluster, k, eventual
     uid = pod(k, "short")["metadata"]["uid"]
     k("delete", "pod", "short", timeout=10)
     eventually(lambda: not (cluster.state / "pods" / uid).exists(), 5)
+
+
+def test_haproxy_follows_headless_dns(cluster, k, namespace, eventually) -> None:
+    """The router's image, its mount path below a directory of the host, and its resolver."""
+    k("apply", "-f", "-", stdin=WEB)
+    headless = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "pods"},
+        "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"port": 8080}]},
+    }
+    k("create", "-f", "-", stdin=json.dumps(headless))
+    config = f"""
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 5s
+    timeout server 5s
+    default-server init-addr none
+resolvers cluster
+    parse-resolv-conf
+    hold valid 1s
+    hold obsolete 1s
+frontend f
+    bind :8000
+    default_backend b
+backend b
+    server-template s 4 pods.{namespace}.svc.cluster.local:8080 check resolvers cluster resolve-prefer ipv4
+"""
+    k("create", "configmap", "haproxy", f"--from-literal=haproxy.cfg={config}")
+    container = {
+        "image": "docker.io/library/haproxy:3.2",
+        "command": None,
+        "args": ["-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"],
+        "volumeMounts": [{"name": "config", "mountPath": "/usr/local/etc/haproxy"}],
+    }
+    run_pod(
+        k,
+        "proxy",
+        "",
+        container=container,
+        volumes=[{"name": "config", "configMap": {"name": "haproxy"}}],
+    )
+    k("wait", "--for=condition=Ready", "pod/proxy", "--timeout=30s")
+    ip = pod(k, "proxy")["status"]["podIP"]
+    eventually(lambda: cluster.http(f"http://{ip}:8000/page.txt").text == "one", 20)
+    # Leaving is quick: the official image's stop signal is the graceful one.
+    k("delete", "pod", "proxy", timeout=15)
+
+
+def test_sluice_image_is_this_program(k, eventually) -> None:
+    container = {"image": "ghcr.io/sluice/sluice:0.1.0", "command": None, "args": ["--version"]}
+    run_pod(k, "version", "", restartPolicy="Never", container=container)
+    eventually(lambda: phase(k, "version") == "Succeeded")
+    assert k("logs", "version").startswith("sluice, version ")
+
+
+def test_pod_deadline_and_missing_configuration(k, eventually) -> None:
+    missing = {"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "no", "key": "k"}}}]}
+    run_pod(k, "waits", "echo never", container=missing)
+    reason = "jsonpath={.status.containerStatuses[0].state.waiting.reason}"
+    show = ("get", "pod", "waits", "-o", reason)
+    eventually(lambda: k(*show) == "CreateContainerConfigError")
+    k("create", "configmap", "no", "--from-literal=k=v")
+    k("wait", "--for=condition=Ready", "pod/waits", "--timeout=20s", check=False)
+    run_pod(k, "late", "sleep 600", activeDeadlineSeconds=1)
+    eventually(lambda: phase(k, "late") == "Failed", 10)
+    assert pod(k, "late")["status"]["reason"] == "DeadlineExceeded"

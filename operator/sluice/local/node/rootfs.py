@@ -60,7 +60,7 @@ def enter(root: Root, cwd: str) -> None:
         _make_room([cwd])
         _create(inside, directory=True)
     if root["read_only"]:
-        _remount_read_only()
+        _remount_read_only({_resolve(mount["target"]) for mount in root["mounts"]})
     os.chdir(_NEW)
     linux.pivot_root(".", ".")
     linux.unmount(".")
@@ -204,14 +204,21 @@ def _mirror(source: str, target: str) -> None:
             linux.make_read_only(here)
 
 
-def _remount_read_only() -> None:
-    """readOnlyRootFilesystem: the layers of the image, not the volumes nor the kernel's own."""
+def _remount_read_only(volumes: set[str]) -> None:
+    """readOnlyRootFilesystem: the layers of the image, not the volumes nor the kernel's own.
+
+    A volume over one of these directories hides it; remounting would make the volume read-only.
+    """
     flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
     private: Sequence[str] = ("", "/tmp", "/run")  # noqa: S108
     for name in private:
+        if _NEW + name in volumes:
+            continue
         with contextlib.suppress(OSError):
             extra = linux.MS_NOSUID | linux.MS_NODEV if name else 0
             linux.mount("none", _NEW + name, None, flags | extra)
     for layer in Path(_LAYERS).iterdir():
+        if f"{_NEW}/{layer.name}" in volumes:
+            continue
         with contextlib.suppress(OSError):
             linux.mount("none", f"{_NEW}/{layer.name}", None, flags)
