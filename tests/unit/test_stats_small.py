@@ -108,7 +108,9 @@ def _latency_run(
     for _ in range(looks):
         stable = _histogram(rng, int(300 * (1 - weight)), 0.02)
         candidate = _histogram(rng, int(300 * weight), 0.02 * slower)
-        promotion = latency.absorb_promotion(promotion, state["edges"], stable, candidate, margin)
+        promotion = latency.absorb_promotion(
+            promotion, latency.edges(state), stable, candidate, margin
+        )
         state = latency.absorb(state, stable, candidate, margin)
     return {"alarm": latency.log_e(state), "pass": min(latency.log_e_promotion(promotion))}
 
@@ -254,3 +256,15 @@ def test_jumps_tell_bursts_from_a_steady_difference() -> None:
         bursts = dispersion.absorb_jumps(bursts, Counts(100, 2, 100, 20 if k % 8 == 0 else 2))
     assert dispersion.phi_of_jumps(steady) == 1.0
     assert dispersion.phi_of_jumps(bursts) > 1.5
+
+
+def test_thresholds_follow_a_stable_that_became_fast() -> None:
+    """Slow first answers must not leave a threshold that nobody reaches again."""
+    margin = latency.tolerance_of("comparable", 1.1)
+    state, promotion = latency.start(latency.new(1)), latency.new_promotion()
+    slow, fast = {latency_bin(0.2): 100}, {latency_bin(0.005): 100}
+    for k in range(30):
+        seen = slow if k < 2 else fast
+        promotion = latency.absorb_promotion(promotion, latency.edges(state), seen, seen, margin)
+        state = latency.absorb(state, seen, seen, margin)
+    assert min(latency.log_e_promotion(promotion)) > math.log(40)

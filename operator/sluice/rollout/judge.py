@@ -117,10 +117,7 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
     """
     if state["step"] == index:
         return state
-    begun = {
-        c.name: guardrails.start(c, guardrails.at_step(c, state["checks"][c.name]))
-        for c in plan.checks
-    }
+    begun = {c.name: guardrails.start(c, state["checks"][c.name]) for c in plan.checks}
     return {
         **state,
         "step": index,

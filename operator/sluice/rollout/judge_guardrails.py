@@ -63,11 +63,6 @@ def start(check: CheckPlan, process: State) -> State:
     return process if check.type == "PredictionShift" else counts.start(process)
 
 
-def at_step(check: CheckPlan, process: State) -> State:
-    """Between two steps thresholds may follow stable."""
-    return latency.refresh(process) if check.type == "Latency" else process
-
-
 def absorb(check: CheckPlan, process: State, look: Look) -> State:
     """The process with one more look."""
     if check.type == "Latency":

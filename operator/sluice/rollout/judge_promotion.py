@@ -73,9 +73,9 @@ def _absorb_latency(plan: Plan, state: State, look: Look) -> State | None:
         return had
     name = next(c.name for c in plan.checks if c.type == "Latency")
     tolerance = latency.tolerance_of(load, plan.steps[state["step"]].latency_margin)
-    edges = state["checks"][name]["edges"]
+    thresholds = latency.edges(state["checks"][name])
     return latency.absorb_promotion(
-        had, edges, look.stable.latency, look.candidate.latency, tolerance
+        had, thresholds, look.stable.latency, look.candidate.latency, tolerance
     )
 
 

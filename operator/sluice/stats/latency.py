@@ -4,7 +4,7 @@ Engine C on the share of requests slower than a threshold, at stable's p50, p90 
 mean of the three e-values (reference/statistics.md, section 3).  The margin is a shift of the
 bucket: the candidate's requests above ``tolerated(edge)`` are compared with stable's above
 ``edge``, so the null hypothesis is "at most the margin slower", in both directions of the test.
-Thresholds are frozen from past looks, so they cannot fit the data they judge.
+Thresholds come from the looks before, so they cannot fit the data they judge, and follow stable.
 
 Load changes latency by itself.  Per-pod loads within 25 % of each other are comparable and get the
 margin; otherwise only gross differences count: a factor 2 when the candidate carries less load, 3
@@ -16,8 +16,10 @@ Called by sluice.rollout.judge.  The state is plain JSON.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 from sluice.stats import combine, counts, dispersion
@@ -28,8 +30,8 @@ Histogram = Mapping[int, int]
 
 QUANTILES = (0.5, 0.9, 0.99)
 SAMPLES_FOR_EDGE = (50, 50, 300)
-RECENT = 0.8
-"""Decay per look of the recent histograms, which are for people only."""
+UNIT = 16
+"""Recent histograms count sixteenths, lose a fifth per look (about five looks), and stay whole."""
 
 COMPARABLE = 0.25
 LIGHTER_MARGIN = 2.0
@@ -75,7 +77,6 @@ def tolerance_of(load: Load, margin: float) -> Tolerance:
 def new(planned_starts: int) -> State:
     """A process for a whole canary or watch."""
     return {
-        "edges": [None] * len(QUANTILES),
         "past": [{}, {}],
         "recent": [{}, {}],
         "parts": [counts.new(1.0, planned_starts) for _ in QUANTILES],
@@ -90,9 +91,35 @@ def start(state: State) -> State:
     return {**state, "parts": [counts.start(p) for p in state["parts"]]}
 
 
-def refresh(state: State) -> State:
-    """Take the thresholds anew from all of stable's past: between steps, never inside one."""
-    return {**state, "edges": _edges(state["past"][0], [None] * len(QUANTILES))}
+def edges(state: State) -> list[int | None]:
+    """Stable's threshold bins, from its last looks, or from all of them while those are few.
+
+    A threshold is the upper edge of the quantile's bin; the lower one when nothing is slower.
+    """
+    recent, past = _Sorted(state["recent"][0], UNIT), _Sorted(state["past"][0])
+    found: list[int | None] = []
+    for q, need in zip(QUANTILES, SAMPLES_FOR_EDGE, strict=True):
+        known = next((h for h in (recent, past) if h.total >= need), None)
+        index = known.quantile_bin(q) if known is not None else None
+        slower = known is not None and index is not None and index < known.indexes[-1]
+        found.append(index + 1 if index is not None and slower else index)
+    return found
+
+
+class _Sorted:
+    """A histogram that is asked for several quantiles."""
+
+    def __init__(self, histogram: Mapping[Any, int], unit: int = 1) -> None:
+        pairs = sorted((int(index), count) for index, count in histogram.items() if count > 0)
+        self.indexes = [index for index, _ in pairs]
+        self.seen = list(accumulate(count for _, count in pairs))
+        self.total = self.seen[-1] / unit if self.seen else 0.0
+
+    def quantile_bin(self, q: float) -> int | None:
+        """The bin that holds the quantile; None without data."""
+        if not self.seen:
+            return None
+        return self.indexes[min(bisect_left(self.seen, q * self.seen[-1]), len(self.seen) - 1)]
 
 
 def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tolerance) -> State:
@@ -100,7 +127,7 @@ def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tol
     if not stable and not candidate:
         return state
     parts, jumps = list(state["parts"]), list(state["jumps"])
-    for i, edge in enumerate(state["edges"]):
+    for i, edge in enumerate(edges(state)):
         if edge is not None:
             seen = _slower(stable, candidate, edge, tolerance)
             parts[i] = counts.absorb(parts[i], seen)
@@ -116,7 +143,6 @@ def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tol
         "jumps": jumps,
         "past": past,
         "recent": recent,
-        "edges": _edges(past[0], state["edges"]),
         "judged": state["judged"] + 1,
         "unequal": state["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS),
     }
@@ -147,14 +173,14 @@ def new_promotion(quantiles: int = 2) -> State:
 
 def absorb_promotion(
     state: State,
-    edges: list[int | None],
+    thresholds: list[int | None],
     stable: Histogram,
     candidate: Histogram,
     tolerance: Tolerance,
 ) -> State:
     """One more look.  The arms are swapped: evidence grows when stable is the slower one."""
     parts = []
-    for part, edge in zip(state["parts"], edges, strict=False):
+    for part, edge in zip(state["parts"], thresholds, strict=False):
         if edge is None:
             parts.append(part)
             continue
@@ -171,38 +197,14 @@ def log_e_promotion(state: State) -> list[float]:
     return [counts.log_e(part) for part in state["parts"]]
 
 
-def quantile(histogram: Mapping[Any, float], q: float) -> float | None:
+def quantile(histogram: Mapping[Any, int], q: float) -> float | None:
     """A quantile in seconds, 2 % exact; None without data."""
-    index = _quantile_bin(histogram, q)
+    index = _Sorted(histogram).quantile_bin(q)
     return None if index is None else latency_edge(index) * math.sqrt(LATENCY_RATIO)
 
 
 def _position(seconds: float) -> float:
     return math.log(max(seconds, LATENCY_BASE) / LATENCY_BASE) / math.log(LATENCY_RATIO)
-
-
-def _quantile_bin(histogram: Mapping[Any, float], q: float) -> int | None:
-    total = sum(histogram.values())
-    if total == 0:
-        return None
-    need, seen, index = q * total, 0.0, 0
-    for index, count in sorted((int(k), v) for k, v in histogram.items()):
-        seen += count
-        if seen >= need:
-            return index
-    return index
-
-
-def _edges(past: Mapping[str, int], known: list[int | None]) -> list[int | None]:
-    if all(edge is not None for edge in known):
-        return known
-    total = sum(past.values())
-    found: list[int | None] = []
-    for edge, q, need in zip(known, QUANTILES, SAMPLES_FOR_EDGE, strict=True):
-        index = _quantile_bin(past, q) if edge is None and total >= need else None
-        # The threshold is the upper edge of the quantile's bin.
-        found.append(edge if index is None else index + 1)
-    return found
 
 
 def _slower(
@@ -224,8 +226,8 @@ def _added(past: Mapping[str, int], look: Histogram) -> dict[str, int]:
     return sums
 
 
-def _faded(past: Mapping[str, float], look: Histogram) -> dict[str, float]:
-    sums = {index: RECENT * count for index, count in past.items()}
+def _faded(past: Mapping[str, int], look: Histogram) -> dict[str, int]:
+    sums = {index: left for index, count in past.items() if (left := count * 4 // 5)}
     for index, count in look.items():
-        sums[str(index)] = sums.get(str(index), 0.0) + count
-    return {index: round(count, 3) for index, count in sums.items() if count >= 0.05}
+        sums[str(index)] = sums.get(str(index), 0) + UNIT * count
+    return sums
