@@ -222,6 +222,11 @@ def log_e(state: State, phi: float = 1.0, without: Floats | None = None) -> floa
     return float(parts) - math.log(state["planned"])
 
 
+def log_e_difference(state: State, phi: float = 1.0) -> float:
+    """log of the e-value against "the odds ratio is 1", in either direction, from the beginning."""
+    return log_sum(_BOTH_PRIOR + np.array(state["both"]) / phi)
+
+
 def phi_index(phi: float) -> int:
     """Index of the smallest kept dispersion that is at least ``phi`` (the largest beyond)."""
     # A hair of tolerance: 1.0000001 is rounding, not dispersion.
