@@ -55,6 +55,8 @@ class Dns(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {}
         self.port = 0
+        self.trouble: int | None = 0
+        """Answer everything with this code; None is silence."""
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -70,7 +72,11 @@ class Dns(asyncio.DatagramProtocol):
         question = DNSRecord.parse(data)
         answer = question.reply()
         name = str(question.q.qname).rstrip(".")
-        if name not in self.names:
+        if self.trouble is None:
+            return
+        if self.trouble:
+            answer.header.rcode = self.trouble
+        elif name not in self.names:
             answer.header.rcode = RCODE.NXDOMAIN
         elif question.q.qtype == QTYPE.A:
             for address in self.names[name]:

@@ -12,7 +12,8 @@ import pytest
 from tests.unit.router_lab import NAMESPACE, NOW, Lab, authority, operator_client, router_lab
 
 from sluice.traffic import pki
-from sluice.traffic.router import RouterClient
+from sluice.traffic.answers import parse_stat
+from sluice.traffic.router import AdminPool, RouterClient
 
 DAY = dt.timedelta(days=1)
 
@@ -81,6 +82,40 @@ def test_a_renewed_certificate_reaches_running_routers(tmp_path: Path) -> None:
             assert ssl.DER_cert_to_PEM_cert(shown) == renewed.certificate
             writer.close()
             assert (await lab.read()).complete
+
+    asyncio.run(run())
+
+
+def test_connections_are_kept_between_looks_and_replaced_when_the_router_restarts(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        async with router_lab(tmp_path) as lab:
+            await lab.start("a", await lab.revision("old"))
+            pool = AdminPool(pki.client_context(authority().certificate, operator_client()))
+            client = RouterClient(pool, lab.shape)
+
+            async def connections() -> int:
+                async with pool.new(lab.pod, pki.router_server_name(NAMESPACE)) as session:
+                    (answer,) = await session.run(["show stat -1 1 -1"])
+                return int(parse_stat(answer)["admin"]["stot"])
+
+            before = await connections()
+            for _ in range(5):
+                assert (await client.read([lab.pod])).complete
+            assert await connections() == before + 2, "one for five reads, one for this question"
+            await lab.kill()
+            await lab.start("a", lab.stable)
+            assert (await client.read([lab.pod])).complete
+            kept = pool.take(lab.pod)
+            assert kept is not None
+            # A connection that dies without a word is replaced within the call.
+            kept.close()
+            pool.give(lab.pod, kept)
+            seen = await client.read([lab.pod])
+            assert seen.complete, seen.errors
+            pool.close()
+            assert pool.take(lab.pod) is None
 
     asyncio.run(run())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from dnslib import RCODE
 from tests.unit.router_lab import Lab, arm_of, ask, router_lab
 
 from sluice.objects.router_plan import Weights
@@ -109,6 +110,34 @@ async def test_requests_without_a_unit_are_split_at_random(lab: Lab) -> None:
     for unit in ("", None):
         answers = await ask(lab, [unit] * 60)
         assert 10 < Counter(arm for _, _, arm in answers)["new"] < 50
+
+
+def test_a_cookie_names_the_unit(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with router_lab(tmp_path, unit_header=None, unit_cookie="session") as lab:
+            await two_arms(lab)
+            await put(lab, Weights("a", "b", 50))
+            arms: dict[str, set[str]] = {}
+            async with aiohttp.ClientSession() as session:
+                for name in [f"u{i}" for i in range(20)] * 3:
+                    headers = {"Cookie": f"theme=dark; session={name}"}
+                    async with session.post(lab.url + "/predict", headers=headers) as answer:
+                        arms.setdefault(name, set()).add(await answer.text())
+            assert all(len(seen) == 1 for seen in arms.values())
+            assert {"old", "new"} == set().union(*arms.values())
+
+    asyncio.run(run())
+
+
+@lab_test
+async def test_pods_stay_known_while_dns_is_away(lab: Lab) -> None:
+    await two_arms(lab)
+    known = set(lab.addresses("old"))
+    for trouble in (RCODE.SERVFAIL, RCODE.REFUSED, None):
+        lab.dns.trouble = trouble
+        await asyncio.sleep(1.2)
+        assert (await lab.read()).pods[0].slots["a"].up == known, trouble
+        assert set(arm_of(await ask(lab, USERS[:20])).values()) == {"old"}
 
 
 @lab_test

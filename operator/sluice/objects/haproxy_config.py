@@ -145,6 +145,7 @@ defaults
 
 
 def _resolvers(shape: RouterShape) -> str:
+    # Without DNS the pods that are known are kept: their own checks say who answers.
     source = f"nameserver cluster {shape.dns}" if shape.dns else "parse-resolv-conf"
     return f"""\
 resolvers kube
@@ -156,7 +157,9 @@ resolvers kube
   hold valid 500ms
   hold nx 500ms
   hold obsolete 500ms
-  hold timeout 10s
+  hold timeout 1d
+  hold refused 1d
+  hold other 1d
 """
 
 

@@ -1,6 +1,8 @@
-"""One conversation with a router: HAProxy's runtime API over mutual TLS.
+"""Conversations with routers: HAProxy's runtime API over mutual TLS.
 
-Called by ``traffic.router``; knows commands and prompts, nothing of slots and weights.
+Called by ``traffic.router``; knows commands and prompts, nothing of slots and weights.  Opening a
+connection costs three times what reading a router costs, so an ``AdminPool`` keeps them between
+looks.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class RouterPod:
 
 
 class AdminSession:
-    """An open admin connection.  Use with ``async with``; any error ends it."""
+    """An admin connection.  Use with ``async with``, or open and close it; any error ends it."""
 
     def __init__(self, pod: RouterPod, context: ssl.SSLContext, server_name: str) -> None:
         self._pod = pod
@@ -47,6 +49,19 @@ class AdminSession:
         self._writer: asyncio.StreamWriter | None = None
 
     async def __aenter__(self) -> AdminSession:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def open(self) -> None:
+        """Connect, show our certificate, and ask for prompts."""
         try:
             self._reader, self._writer = await asyncio.open_connection(
                 self._pod.address,
@@ -58,17 +73,16 @@ class AdminSession:
         except (OSError, ssl.SSLError) as error:
             raise self._unreachable(error) from error
         await self.run(["prompt"])
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Nothing is owed to the other side: every answer was read, or the session failed."""
         if self._writer is not None:
-            # Nothing is owed to the other side: every answer has been read, or the session failed.
             self._writer.transport.abort()
+
+    @property
+    def alive(self) -> bool:
+        """The other side has not hung up."""
+        return self._reader is not None and not self._reader.at_eof()
 
     async def run(self, commands: Sequence[str]) -> list[str]:
         """The answers to ``commands``, in order."""
@@ -103,3 +117,48 @@ class AdminSession:
             f"{self._pod.port} does not talk to the operator: {detail}.",
             hint="The operator tries again; see the pod's log if this stays.",
         )
+
+
+class AdminPool:
+    """Open connections between looks, one a router, each for ``idle`` seconds at most.
+
+    Belongs to one event loop.  Routers hang up after 30 s without a command.
+    """
+
+    def __init__(self, context: ssl.SSLContext, *, idle: float = 20.0) -> None:
+        self._context = context
+        self._idle = idle
+        self._kept: dict[RouterPod, tuple[AdminSession, float]] = {}
+
+    def new(self, pod: RouterPod, server_name: str) -> AdminSession:
+        """A session that is not open yet."""
+        return AdminSession(pod, self._context, server_name)
+
+    def take(self, pod: RouterPod) -> AdminSession | None:
+        """An open session that nobody uses, if there is one."""
+        self._sweep()
+        session, _ = self._kept.pop(pod, (None, 0.0))
+        return session
+
+    def give(self, pod: RouterPod, session: AdminSession) -> None:
+        """Keep an open session whose answers were all read."""
+        previous = self.take(pod)
+        if previous is not None:
+            previous.close()
+        if self._idle > 0:
+            self._kept[pod] = (session, asyncio.get_running_loop().time() + self._idle)
+        else:
+            session.close()
+
+    def close(self) -> None:
+        """End all that are kept."""
+        for session, _ in self._kept.values():
+            session.close()
+        self._kept.clear()
+
+    def _sweep(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for pod, (session, until) in list(self._kept.items()):
+            if until < now or not session.alive:
+                del self._kept[pod]
+                session.close()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sluice.errors import SluiceError
 from sluice.objects.haproxy_config import PREDICT_TABLE, UNSET_ADDRESS, RouterShape, map_path
 from sluice.objects.router_plan import PLAN_KEY, SLOTS, SlotTarget, Weights
-from sluice.traffic.admin import AdminSession, RouterError, RouterPod
+from sluice.traffic.admin import AdminPool, AdminSession, RouterError, RouterPod
 from sluice.traffic.answers import (
     ServerRow,
     parse_map,
@@ -36,7 +36,7 @@ from sluice.traffic.observation import (
 )
 from sluice.traffic.pki import router_server_name
 
-__all__ = ["RouterClient", "RouterError", "RouterObservation", "RouterPod"]
+__all__ = ["AdminPool", "RouterClient", "RouterError", "RouterObservation", "RouterPod"]
 
 VIP = "vip"
 _COLUMNS = {
@@ -56,12 +56,20 @@ T = TypeVar("T")
 
 
 class RouterClient:
-    """Talks to router pods, all at once, each with its own deadline."""
+    """Talks to router pods, all at once, each with its own deadline.
+
+    ``access`` is an ``AdminPool`` that outlives the client, or a context for connections that end
+    with each call.
+    """
 
     def __init__(
-        self, context: ssl.SSLContext, shape: RouterShape | None = None, *, timeout: float = 4.0
+        self,
+        access: AdminPool | ssl.SSLContext,
+        shape: RouterShape | None = None,
+        *,
+        timeout: float = 4.0,
     ) -> None:
-        self._context = context
+        self._pool = access if isinstance(access, AdminPool) else AdminPool(access, idle=0)
         self._shape = shape or RouterShape()
         self._timeout = timeout
 
@@ -205,9 +213,7 @@ class RouterClient:
         async def one(pod: RouterPod) -> T | SluiceError:
             try:
                 async with asyncio.timeout(self._timeout):
-                    name = router_server_name(pod.namespace)
-                    async with AdminSession(pod, self._context, name) as session:
-                        return await work(session, pod)
+                    return await self._talk(pod, work)
             except TimeoutError:
                 return RouterError(
                     f"Router {pod.namespace}/{pod.name} at {pod.address}:{pod.port} did not answer "
@@ -218,6 +224,39 @@ class RouterClient:
                 return error
 
         return list(zip(pods, await asyncio.gather(*(one(pod) for pod in pods)), strict=True))
+
+    async def _talk(
+        self, pod: RouterPod, work: Callable[[AdminSession, RouterPod], Awaitable[T]]
+    ) -> T:
+        kept = self._pool.take(pod)
+        if kept is not None:
+            try:
+                return await self._with(kept, pod, work)
+            except RouterError as error:
+                # It hung up meanwhile.  Every command may be given twice.
+                if error.reason != RouterError.reason:
+                    raise
+        session = self._pool.new(pod, router_server_name(pod.namespace))
+        try:
+            await session.open()
+        except BaseException:
+            session.close()
+            raise
+        return await self._with(session, pod, work)
+
+    async def _with(
+        self,
+        session: AdminSession,
+        pod: RouterPod,
+        work: Callable[[AdminSession, RouterPod], Awaitable[T]],
+    ) -> T:
+        try:
+            answer = await work(session, pod)
+        except BaseException:
+            session.close()
+            raise
+        self._pool.give(pod, session)
+        return answer
 
 
 def _refuse_early_traffic(
