@@ -42,7 +42,7 @@ def revision_of(obj: Obj) -> Revision:
 
 
 def revision_object(owner: Owner, new: NewRevision, template: Obj) -> Obj:
-    """A new ModelRevision.  It carries labels, not an owner: quarantined ones outlive their owner."""
+    """A new ModelRevision.  Labels, not an owner: quarantined ones outlive their owner."""
     spec = RevisionSpec(
         deployment=owner.name,
         source=new.source,

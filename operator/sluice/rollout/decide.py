@@ -64,7 +64,18 @@ def _judgement(draft: Draft) -> judging.Judgement | None:
         plan = draft.watch.plan
     if plan is None or not draft.progress.judge:
         return None
+    if draft.progress.judge.get("v") != judging.VERSION:
+        _judge_anew(draft, Plan.from_json(plan))
     return judging.judge(Plan.from_json(plan), draft.progress.judge)
+
+
+def _judge_anew(draft: Draft, plan: Plan) -> None:
+    """Statistics written by another version are not read: the step's evidence starts again."""
+    phase: judging.Phase = "canary" if draft.rollout is not None else "watch"
+    state = judging.new_state(plan, phase)
+    if draft.rollout is not None:
+        state = judging.begin_step(plan, state, draft.rollout.step)
+    draft.set_progress(judge=state)
 
 
 def _age(draft: Draft) -> None:
