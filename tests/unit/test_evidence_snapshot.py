@@ -320,6 +320,44 @@ def test_a_damaged_snapshot_says_what_to_do() -> None:
     assert "evidence ConfigMap" in caught.value.hint
 
 
+INTERVAL = st.lists(
+    st.tuples(st.integers(0, 4), st.booleans(), st.booleans()), min_size=4, max_size=4
+)
+"""For each of four pods: requests refused, whether it answers the reading, whether it restarts."""
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(INTERVAL, max_size=8), st.integers(0, 3))
+def test_pods_that_come_restart_and_go_silent_lose_no_error(
+    intervals: list[list[tuple[int, bool, bool]]], born_later: int
+) -> None:
+    counts, boots, births = [0] * 4, [0] * 4, [0.0 if i >= born_later else 15.0 for i in range(4)]
+    seen, total, told, silent_before = SlotCounters(), 0, 0, [False] * 4
+    snapshot = first(None, *(pod(f"p{i}", boot="p0") for i in range(born_later, 4)))
+    for step, events in enumerate([*intervals, [(0, True, False)] * 4], start=1):
+        now, readings = 10.0 * step, []
+        for i, (refused, answers, restarts) in enumerate(events):
+            if births[i] > now:
+                continue
+            if restarts and not silent_before[i]:
+                # What a process had counted since it was last read dies with it; here, nothing.
+                counts[i], boots[i] = 0, boots[i] + 1
+            counts[i], total = counts[i] + refused, total + refused
+            seen = replace(seen, predictions=seen.predictions + refused)
+            # A pod that was never read while it was new cannot be told from an old one.
+            answers = answers or births[i] > now - 10.0
+            silent_before[i] = not answers
+            counters = {"requests": counts[i], "client_errors": counts[i], "boot": f"p{boots[i]}"}
+            age = now - births[i]
+            readings.append(pod(f"p{i}", **counters, age=age) if answers else silent(f"p{i}"))
+        reading = take(snapshot, routers(router(b=seen)), readings, now=now)
+        snapshot, told = reading.snapshot, told + look_of(reading).candidate.client_errors
+    assert told <= total
+    rest = snapshot["totals"]["candidate"]
+    assert rest["client_errors"] == total
+    assert rest["told_client"] == told
+
+
 # What a failure is
 
 
