@@ -497,7 +497,8 @@ frontend f
     bind :8000
     default_backend b
 backend b
-    server-template s 4 pods.{namespace}.svc.cluster.local:8080 check resolvers cluster resolve-prefer ipv4
+    default-server check resolvers cluster resolve-prefer ipv4
+    server-template s 4 pods.{namespace}.svc.cluster.local:8080
 """
     k("create", "configmap", "haproxy", f"--from-literal=haproxy.cfg={config}")
     container = {
