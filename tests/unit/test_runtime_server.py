@@ -60,6 +60,12 @@ def server(iris: Built) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def slow_server(slow: Built) -> Iterator[Server]:
+    with serving(slow.path, "--allow-code", "--revision", "r") as running:
+        yield running
+
+
 def connect(server: Server, *, admin: bool = False) -> socket.socket:
     port = server.admin_port if admin else server.port
     return socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
@@ -256,25 +262,24 @@ def test_counters_tell_what_happened(odd: Built) -> None:
         assert running.stop()[2].count("model error ArithmeticError") == 1
 
 
-def test_a_bad_row_fails_alone_in_its_batch(slow: Built) -> None:
-    with serving(slow.path, "--allow-code", "--revision", "r") as running:
-        # One slow request holds the worker, so that the others are waiting together.
-        blocker = connect(running)
-        blocker.sendall(post_bytes({"x": 400}, close=True))
-        until(lambda: running.counters()["inFlight"] == 1, "the first request is in flight")
-        values = [1, 13, 2, 7, 3]
-        sockets = [connect(running) for _ in values]
-        for sock, value in zip(sockets, values, strict=True):
-            sock.sendall(post_bytes({"x": value}, close=True))
-        assert [statuses(read_all(s)) for s in sockets] == [[200], [500], [200], [500], [200]]
-        assert statuses(read_all(blocker)) == [200]
+def test_a_bad_row_fails_alone_in_its_batch(slow_server: Server) -> None:
+    # One slow request holds the worker, so that the others are waiting together.
+    blocker = connect(slow_server)
+    blocker.sendall(post_bytes({"x": 400}, close=True))
+    until(lambda: slow_server.counters()["inFlight"] == 1, "the first request is in flight")
+    values = [1, 13, 2, 7, 3]
+    sockets = [connect(slow_server) for _ in values]
+    for sock, value in zip(sockets, values, strict=True):
+        sock.sendall(post_bytes({"x": value}, close=True))
+    assert [statuses(read_all(s)) for s in sockets] == [[200], [500], [200], [500], [200]]
+    assert statuses(read_all(blocker)) == [200]
 
 
 # The protocol on the wire.
 
 
-def test_pipelined_answers_keep_their_order(slow: Built) -> None:
-    with serving(slow.path, "--allow-code") as running, connect(running) as sock:
+def test_pipelined_answers_keep_their_order(slow_server: Server) -> None:
+    with connect(slow_server) as sock:
         sock.sendall(
             post_bytes({"x": 150})
             + b"GET /livez HTTP/1.1\r\n\r\n"
@@ -351,8 +356,8 @@ def test_too_large_bodies_count_as_client_errors(server: Server) -> None:
     assert after["requests"] == before["requests"] + 1
 
 
-def test_a_half_closed_client_still_gets_its_answer(slow: Built) -> None:
-    with serving(slow.path, "--allow-code") as running, connect(running) as sock:
+def test_a_half_closed_client_still_gets_its_answer(slow_server: Server) -> None:
+    with connect(slow_server) as sock:
         sock.sendall(post_bytes({"x": 150}))
         sock.shutdown(socket.SHUT_WR)
         assert statuses(read_all(sock)) == [200]

@@ -7,9 +7,9 @@ environment was checked against the package before anything here is imported.
 from __future__ import annotations
 
 import io
+from importlib.metadata import version
 
 import joblib
-import sklearn
 
 from sluice.package.code import install_code
 from sluice.package.load import Package
@@ -22,4 +22,4 @@ def load(package: Package) -> tuple[PythonScorer, str]:
     preprocess = install_code(package)  # first: the pickle may import it
     model = joblib.load(io.BytesIO(package.model_bytes))
     scorer = PythonScorer(model, manifest, manifest.output, preprocess)
-    return scorer, f"scikit-learn {sklearn.__version__}"
+    return scorer, f"scikit-learn {version('scikit-learn')}"
