@@ -20,6 +20,9 @@ STABLE = SlotTarget("0123456789", "iris-rev-0123456789-pods.shop.svc.cluster.loc
 SPEC = RouterSpec("iris", "shop", "b", STABLE, roles={"stable": "0123456789"})
 
 
+GOLDEN = Path(__file__).with_name("golden") / "haproxy.cfg"
+
+
 def by_kind(spec: RouterSpec) -> dict[str, dict]:
     return {o["kind"]: o for o in router_objects(spec)}
 
@@ -69,6 +72,15 @@ def test_the_files_name_stable_only() -> None:
     assert json.loads(files["roles.json"]) == {"stable": "0123456789"}
     assert files["haproxy.cfg"].count(STABLE.host) == 1
     assert files["haproxy.cfg"].count("10.96.0.7") == 1
+
+
+def test_the_whole_file_is_reviewed_like_code() -> None:
+    """After a change that is meant: SLUICE_UPDATE_GOLDEN=1 pytest tests/unit/test_router_objects.py"""
+    shape = RouterShape(unit_header="X-User-Id")
+    text = by_kind(replace(SPEC, shape=shape))["ConfigMap"]["data"]["haproxy.cfg"]
+    if os.environ.get("SLUICE_UPDATE_GOLDEN"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
 
 
 @pytest.mark.parametrize(
