@@ -101,7 +101,7 @@ def proxy_config(s: Settings) -> str:
 kind: KubeProxyConfiguration
 mode: nftables
 clusterCIDR: {s.pod_network}
-nftables: {{masqueradeAll: true, minSyncPeriod: 100ms}}
+nftables: {{minSyncPeriod: 100ms}}
 hostnameOverride: {NODE_NAME}
 clientConnection: {{kubeconfig: "{s.pki_dir}/proxy.kubeconfig"}}
 conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}

@@ -18,9 +18,6 @@ from pathlib import Path
 from sluice.local import linux, netlink
 from sluice.local.settings import CLUSTER_DOMAIN, Mode, Settings, python_path
 
-BRIDGE = "br0"
-BRIDGE_MAC = "02:42:c6:12:00:01"
-
 
 def decide(wanted: str, nft: str | None) -> tuple[Mode, bool, str]:
     """(mode, own user namespace?, why) for ``wanted`` = auto, net or rewrite."""
@@ -69,17 +66,19 @@ def isolate(*, user_namespace: bool) -> int:
 
 
 def configure_network(settings: Settings) -> None:
-    """Inside: loopback, the pods' bridge, a route that brings Service addresses to nftables."""
+    """Inside: the node's address, and a route that brings Service addresses to nftables.
+
+    Pods are routed, not bridged: each has a link of its own and a route to it, so all they send
+    passes the node's nftables and their own addresses are seen at the other end.
+    """
     loopback = socket.if_nametoindex("lo")
-    pods = ipaddress.ip_network(settings.pod_network)
     services = ipaddress.ip_network(settings.service_network)
+    host = settings.host_ip
     with netlink.Netlink() as link:
         link.set_up(loopback)
-        link.add_bridge(BRIDGE, BRIDGE_MAC)
-        bridge = socket.if_nametoindex(BRIDGE)
-        link.add_address(bridge, settings.host_ip, pods.prefixlen)
+        link.add_address(loopback, host, 32)
         # Only this range: a default route on lo would make every look-up of a name hang.
-        link.add_route(loopback, to=str(services[0]), prefix=services.prefixlen)
+        link.add_route(loopback, to=str(services[0]), prefix=services.prefixlen, source=host)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
@@ -100,10 +99,8 @@ def resolv_conf(server: str, namespace: str) -> str:
 
 def _try_everything(nft: str) -> None:
     """Inside a throw-away namespace: each thing that mode net will need."""
-    with netlink.Netlink() as link:
-        link.add_bridge(BRIDGE, BRIDGE_MAC)
-        with Path("/proc/self/ns/net").open() as here:
-            link.add_veth("v0", socket.if_nametoindex(BRIDGE), "v1", BRIDGE_MAC, here.fileno())
+    with netlink.Netlink() as link, Path("/proc/self/ns/net").open() as here:
+        link.add_veth("v0", "v1", netlink.mac_of("198.18.0.16"), here.fileno())
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     rules = (
         "add table ip t; add chain ip t c { type nat hook prerouting priority 0; };"

@@ -10,13 +10,13 @@ import socket
 import struct
 from types import TracebackType
 
-_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE = 16, 17, 20, 24
+_NEWLINK, _NEWADDR, _NEWROUTE = 16, 20, 24
 _REQUEST, _ACK, _CREATE, _EXCL = 1, 4, 0x400, 0x200
 _IFF_UP = 1
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 10, 18, 28
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 18, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
 _NLMSG_ERROR = 2
 
 
@@ -74,19 +74,8 @@ class Netlink:
         if answered == _NLMSG_ERROR and code:
             raise OSError(-code, f"rtnetlink {kind}: {os.strerror(-code)}")
 
-    def add_bridge(self, name: str, mac: str) -> None:
-        """A bridge that is up; its fixed MAC keeps neighbours valid when ports come and go."""
-        info = _attr(_IFLA_LINKINFO, _attr(_INFO_KIND, b"bridge"))
-        body = (
-            _ifinfo(up=True)
-            + _attr(_IFLA_IFNAME, _name(name))
-            + _attr(_IFLA_ADDRESS, _mac(mac))
-            + info
-        )
-        self._call(_NEWLINK, body, _CREATE | _EXCL)
-
-    def add_veth(self, name: str, bridge: int, peer: str, peer_mac: str, peer_ns: int) -> None:
-        """A pair of links: ``name`` here on the bridge, ``peer`` in the namespace ``peer_ns``."""
+    def add_veth(self, name: str, peer: str, peer_mac: str, peer_ns: int) -> None:
+        """A pair of links: ``name`` here, up; ``peer`` in the namespace ``peer_ns``."""
         other = (
             _ifinfo()
             + _attr(_IFLA_IFNAME, _name(peer))
@@ -94,21 +83,12 @@ class Netlink:
             + _attr(_IFLA_NET_NS_FD, struct.pack("=I", peer_ns))
         )
         info = _attr(_INFO_KIND, b"veth") + _attr(_INFO_DATA, _attr(_VETH_PEER, other))
-        body = (
-            _ifinfo(up=True)
-            + _attr(_IFLA_IFNAME, _name(name))
-            + _attr(_IFLA_MASTER, struct.pack("=I", bridge))
-            + _attr(_IFLA_LINKINFO, info)
-        )
+        body = _ifinfo(up=True) + _attr(_IFLA_IFNAME, _name(name)) + _attr(_IFLA_LINKINFO, info)
         self._call(_NEWLINK, body, _CREATE | _EXCL)
 
     def set_up(self, index: int) -> None:
         """Bring a link up."""
         self._call(_NEWLINK, _ifinfo(index, up=True))
-
-    def delete_link(self, index: int) -> None:
-        """Remove a link (and its peer)."""
-        self._call(_DELLINK, _ifinfo(index))
 
     def add_address(self, index: int, ip: str, prefix: int) -> None:
         """Give a link an IPv4 address."""
@@ -118,7 +98,13 @@ class Netlink:
         self._call(_NEWADDR, body, _CREATE | _EXCL)
 
     def add_route(
-        self, index: int, *, to: str | None = None, prefix: int = 0, via: str | None = None
+        self,
+        index: int,
+        *,
+        to: str | None = None,
+        prefix: int = 0,
+        via: str | None = None,
+        source: str | None = None,
     ) -> None:
         """Route ``to/prefix`` (default: everything) through a link, by a gateway if given."""
         table, boot, unicast = 254, 3, 1
@@ -126,9 +112,8 @@ class Netlink:
         body = struct.pack(
             "=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, table, boot, scope, unicast, 0
         )
-        if to is not None:
-            body += _attr(_RTA_DST, socket.inet_aton(to))
-        if via is not None:
-            body += _attr(_RTA_GATEWAY, socket.inet_aton(via))
+        for kind, address in ((_RTA_DST, to), (_RTA_GATEWAY, via), (_RTA_PREFSRC, source)):
+            if address is not None:
+                body += _attr(kind, socket.inet_aton(address))
         body += _attr(_RTA_OIF, struct.pack("=I", index))
         self._call(_NEWROUTE, body, _CREATE | _EXCL)

@@ -19,7 +19,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from sluice.local import namespace
 from sluice.local.node import dns, kubelet_api
 from sluice.local.node.client import MERGE, ApiError, Client, Object
 from sluice.local.node.context import Machine
@@ -53,9 +52,7 @@ class Agent:
         self._client = Client(url, settings.pki_dir)
         self._boot = str(uuid.uuid4())
         self._ready_since = now()
-        launcher = Launcher(
-            namespace.BRIDGE, isolated=settings.mode == "net", on_death=self.stopped.set
-        )
+        launcher = Launcher(isolated=settings.mode == "net", on_death=self.stopped.set)
         self._machine = Machine(
             settings, self._client, launcher, Images(settings), _capacity(), self.event
         )

@@ -57,8 +57,7 @@ class Process:
 class Launcher:
     """Owns the launcher process."""
 
-    def __init__(self, bridge: str, *, isolated: bool, on_death: Callable[[], None]) -> None:
-        self._bridge = bridge
+    def __init__(self, *, isolated: bool, on_death: Callable[[], None]) -> None:
         self._isolated = isolated
         self._on_death = on_death
         self._ids = itertools.count()
@@ -72,7 +71,7 @@ class Launcher:
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for side in (self._channel, other):
             side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        argv = [sys.executable, "-m", f"{__package__}.launcher", str(other.fileno()), self._bridge]
+        argv = [sys.executable, "-m", f"{__package__}.launcher", str(other.fileno())]
         self._popen = subprocess.Popen(argv, pass_fds=(other.fileno(),))
         other.close()
         self._channel.setblocking(False)

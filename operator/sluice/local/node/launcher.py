@@ -33,9 +33,8 @@ _KINDS = (
 class Launcher:
     """Carries out the agent's requests, one after the other."""
 
-    def __init__(self, channel: socket.socket, bridge: str) -> None:
+    def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._bridge = bridge
         self._own_net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._own_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._sandboxes: dict[str, int] = {}
@@ -96,22 +95,23 @@ class Launcher:
     # -- pods' networks
 
     def _do_sandbox(self, request: dict[str, Any], _: list[int]) -> None:
-        """A network namespace with one address on the bridge; kept alive by a descriptor."""
+        """A network namespace with one address, routed by the node; a descriptor keeps it."""
         uid, ip = request["uid"], request["ip"]
         linux.unshare(linux.CLONE_NEWNET)
         try:
             inner = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             with netlink.Netlink() as link:
                 linux.setns(self._own_net, linux.CLONE_NEWNET)
-                bridge = socket.if_nametoindex(self._bridge)
                 with netlink.Netlink() as outer:
-                    peer_mac = netlink.mac_of(ip)
-                    outer.add_veth(request["link"], bridge, "eth0", peer_mac, inner)
+                    outer.add_veth(request["link"], "eth0", netlink.mac_of(ip), inner)
+                    index = socket.if_nametoindex(request["link"])
+                    outer.add_route(index, to=ip, prefix=32)
                 linux.setns(inner, linux.CLONE_NEWNET)
                 link.set_up(socket.if_nametoindex("lo"))
                 index = socket.if_nametoindex("eth0")
-                link.add_address(index, ip, request["prefix"])
+                link.add_address(index, ip, 32)
                 link.set_up(index)
+                link.add_route(index, to=request["gateway"], prefix=32)
                 link.add_route(index, via=request["gateway"])
         finally:
             linux.setns(self._own_net, linux.CLONE_NEWNET)
@@ -224,12 +224,12 @@ class Launcher:
 
 
 def main() -> None:
-    """``python -m sluice.local.node.launcher FD BRIDGE``."""
+    """``python -m sluice.local.node.launcher FD``."""
     linux.die_with_parent(signal.SIGKILL)
     # Ctrl-C and friends are the agent's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
-    Launcher(channel, sys.argv[2]).run()
+    Launcher(channel).run()
 
 
 if __name__ == "__main__":

@@ -242,7 +242,6 @@ class Pod:
                     "op": "sandbox",
                     "uid": self.uid,
                     "ip": self.context.ip,
-                    "prefix": int(settings.pod_network.split("/")[1]),
                     "gateway": settings.host_ip,
                     "link": "v" + self.context.ip.removeprefix("198.18."),
                 }
