@@ -217,6 +217,25 @@ def test_content_types(server: Server, iris: Built, content_type: str, status: i
         assert "expected Content-Type application/json, got" in answer["error"]["message"]
 
 
+def test_compressed_bodies_are_refused_by_name(server: Server, iris: Built) -> None:
+    status, answer = server.post("/predict", iris.rows[0], Content_Encoding="gzip")
+    assert status == 415
+    assert "got gzip" in answer["error"]["message"]
+
+
+def test_large_bodies_are_answered_too(server: Server, iris: Built) -> None:
+    rows = (iris.rows * 70)[:10_000]
+    status, answer = server.post("/predict", rows)
+    assert status == 200
+    expected = iris.model.predict(np.tile(iris.matrix, (70, 1))[:10_000])
+    names = ["setosa", "versicolor", "virginica"]
+    assert [p["label"] for p in answer["predictions"]] == [names[i] for i in expected]
+    status, answer = server.post("/predict", [*rows[:-1], {"sepal length (cm)": "x"}])
+    assert status == 400
+    assert "of row 9999" in answer["error"]["message"]
+    assert server.post("/predict", [*rows, rows[0]])[0] == 413
+
+
 # Counting.
 
 
@@ -507,6 +526,17 @@ def test_the_printed_curl_line_works(iris: Built) -> None:
         line = next(line for line in lines if line.startswith("curl"))
         done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=DEADLINE)
         assert "predictions" in json.loads(done.stdout)
+
+
+def test_a_model_that_hangs_gives_504_and_does_not_hold_the_process(slow: Built) -> None:
+    with serving(slow.path, "--allow-code", "--timeout", "200ms") as running:
+        assert running.post("/predict", {"x": 60_000})[0] == 504
+        assert [running.post("/predict", {"x": 1})[0] for _ in range(3)] == [504] * 3
+        assert running.request("GET", "/livez")[0] == 200
+        assert running.counters()["inFlight"] == 0
+        began = time.monotonic()
+        assert running.stop(signal.SIGTERM)[0] == 0
+        assert time.monotonic() - began < 10
 
 
 def test_without_uvloop_asyncio_serves(slow: Built) -> None:

@@ -65,6 +65,7 @@ class Batcher:
         self._queue: list[Job] = []
         self._busy = False
         self._running = False
+        self._running_since = 0.0
         self._slow_in_a_row = 0
         self._worker: ThreadPoolExecutor | None = None
 
@@ -74,6 +75,16 @@ class Batcher:
         if not self._busy:
             self._busy = True
             asyncio.get_running_loop().call_soon(self._run)
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this job any more; when it has not begun, it never will."""
+        job.cancelled = True
+        if job in self._queue:
+            self._queue.remove(job)
+
+    def stuck_for(self) -> float:
+        """Seconds that the batch on the worker thread has been running; 0 when there is none."""
+        return time.monotonic() - self._running_since if self._running else 0.0
 
     def may_wait(self, rows: int) -> bool:
         """Whether a job of so many rows may run on the worker, where it can miss its deadline."""
@@ -121,7 +132,7 @@ class Batcher:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="predict")
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._worker, run_batch, self._predictor, self._reader, jobs)
-        self._running = True
+        self._running, self._running_since = True, time.monotonic()
         future.add_done_callback(lambda done: self._finish(jobs, done.result()))
 
     def _finish(self, jobs: list[Job], results: Sequence[Result]) -> None:

@@ -154,7 +154,10 @@ def _predictions_schema(manifest: Manifest) -> dict[str, Any]:
 def page(manifest: Manifest, settings: Settings, package: Package) -> bytes:
     """The HTML of ``/docs``."""
     example = example_row(manifest, package)
-    rows = "\n".join(_field_row(spec, example.get(spec.name)) for spec in manifest.inputs)
+    rows = "\n".join(
+        _field_row(index, spec, example.get(spec.name))
+        for index, spec in enumerate(manifest.inputs)
+    )
     curl = html.escape(curl_line("$URL", example))
     facts = [
         ("Deployment", settings.deployment),
@@ -195,7 +198,7 @@ def _text(label: Label | None) -> str:
     return msgspec.json.encode(label).decode()
 
 
-def _field_row(spec: Input, example: Any) -> str:
+def _field_row(index: int, spec: Input, example: Any) -> str:
     name = html.escape(spec.name, quote=True)
     kind = {"float": "number", "int": "whole number", "bool": "true or false", "string": "text"}
     rules = [kind[spec.type]]
@@ -210,9 +213,9 @@ def _field_row(spec: Input, example: Any) -> str:
     value = "" if example is None else msgspec.json.encode(example).decode()
     value = html.escape(str(example) if isinstance(example, str) else value, quote=True)
     return (
-        f'<tr><td><label for="f-{name}"><code>{name}</code></label></td>'
+        f'<tr><td><label for="f{index}"><code>{name}</code></label></td>'
         f"<td>{html.escape(', '.join(rules))}</td><td>{html.escape(seen)}</td>"
-        f'<td><input id="f-{name}" data-name="{name}" data-type="{spec.type}" '
+        f'<td><input id="f{index}" data-name="{name}" data-type="{spec.type}" '
         f'value="{value}" autocomplete="off"></td></tr>'
     )
 

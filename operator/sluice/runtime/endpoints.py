@@ -89,7 +89,7 @@ class ServingApp:
     def _static_paths(self) -> dict[str, Handler]:
         return {
             "/": lambda: Response(200, b'{"status":"alive"}'),  # KServe's V1 liveness
-            "/livez": lambda: Response(200, b"ok\n", TEXT),
+            "/livez": lambda: _health(self._predictions.stuck()),
             "/readyz": lambda: _health(self._status.not_ready()),
             "/startupz": lambda: _health(
                 None if self._status.loaded else "the model is being loaded"
@@ -128,7 +128,7 @@ class ServingApp:
 
 
 class AdminApp:
-    """The operator's port: counters and metrics, and health once more."""
+    """The operator's port: counters and metrics, and readiness once more."""
 
     def __init__(self, counters: Counters, status: Status) -> None:
         self._counters = counters
@@ -136,7 +136,6 @@ class AdminApp:
         self._gets: dict[str, Handler] = {
             "/counters": self._json,
             "/metrics": self._metrics,
-            "/livez": lambda: Response(200, b"ok\n", TEXT),
             "/readyz": lambda: _health(self._status.not_ready()),
         }
 
@@ -164,4 +163,4 @@ class AdminApp:
 def _health(missing: str | None) -> Response:
     if missing is None:
         return Response(200, b"ok\n", TEXT)
-    return Response(503, f"not ready: {missing}\n".encode(), TEXT)
+    return Response(503, f"no: {missing}\n".encode(), TEXT)

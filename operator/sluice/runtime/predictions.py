@@ -37,6 +37,8 @@ _JSON_TYPES = {
     "application/x-www-form-urlencoded",  # what `curl -d` says of any body
 }
 
+STUCK_SECONDS = 60.0
+
 INLINE_BODY = 256 * 1024
 """Larger bodies are parsed on a thread, so that health and small requests stay quick."""
 
@@ -81,6 +83,13 @@ class Predictions:
             return
         _InFlight(self, route, exchange, _bucket(request.headers)).start(request)
 
+    def stuck(self) -> str | None:
+        """What a liveness probe should restart the process for: a model that does not return."""
+        seconds = self.model.batcher.stuck_for() if self.model is not None else 0.0
+        if seconds > max(STUCK_SECONDS, 10 * self.settings.timeout):
+            return f"the model has not returned for {seconds:.0f} s"
+        return None
+
     def admit(self) -> Model:
         """The model, or 503 with Retry-After."""
         if self.status.refusing:
@@ -103,6 +112,13 @@ class Predictions:
                 "UnsupportedMediaType",
                 f"expected Content-Type application/json, got {content_type[:60]!r}",
             )
+        encoding = request.headers.get(b"content-encoding", b"identity")
+        if encoding.lower() != b"identity":
+            raise Problem(
+                415,
+                "UnsupportedMediaType",
+                f"expected a body without Content-Encoding, got {encoding[:60].decode('latin-1')}",
+            )
         if route == "v1":
             self.check_name(request.path[len("/v1/models/") : -len(":predict")])
             return model.v1.parse(request.body), model.v1.render
@@ -121,6 +137,8 @@ class Predictions:
 
     def check_name(self, name: str) -> None:
         """404 unless ``name`` is the deployment's."""
+        if self.model is None:
+            raise unavailable("NotReady", "the model is being loaded; try again")
         mine = self.settings.deployment
         if name != mine:
             raise Problem(404, "UnknownModel", f"expected the model {mine!r}, got {name[:60]!r}")
@@ -238,8 +256,8 @@ class _InFlight:
         self._end(Outcome.MODEL_ERROR, error_response(problem, self._route))
 
     def _deadline(self) -> None:
-        if self._job is not None:
-            self._job.cancelled = True
+        if self._job is not None and self._owner.model is not None:
+            self._owner.model.batcher.cancel(self._job)
         seconds = self._owner.settings.timeout
         problem = Problem(504, "Timeout", f"the model did not answer within {seconds:g} s")
         self._end(Outcome.TIMEOUT, error_response(problem, self._route))

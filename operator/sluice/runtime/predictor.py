@@ -59,14 +59,20 @@ class Predictor:
         return self.predict(columns_from_rows(self.manifest.inputs, rows))
 
 
-def load_predictor(package: Package, *, allow_code: bool) -> Predictor:
+def load_predictor(
+    package: Package, *, allow_code: bool, namespace: str | None = None
+) -> Predictor:
     """Load the model of a verified package.
 
     Class Code (pickle, joblib, own source) executes what the file says, so it is refused unless
-    ``allow_code``: in a cluster a TrustPolicy decides that, on a laptop the person does.
+    ``allow_code``: in a cluster a TrustPolicy decides that, on a laptop (no ``namespace``) the
+    person does.
     """
     if requires_trust(package.manifest) and not allow_code:
-        raise refusal(package.manifest)
+        refused = refusal(package.manifest, namespace=namespace or "NAMESPACE")
+        if namespace is None:
+            refused.hint += " On your own machine, --allow-code runs it."
+        raise refused
     load: Callable[[Package], Loaded]
     if package.manifest.model.format == "onnx":
         from sluice.runtime.loaders.onnx import load

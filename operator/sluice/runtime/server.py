@@ -85,7 +85,7 @@ class Loaded:
 def load(options: Options) -> Loaded:
     """Verify, load and try the package; raises SluiceError with the reason."""
     package = open_package(options.package, options.digest)
-    predictor = load_predictor(package, allow_code=options.allow_code)
+    predictor = load_predictor(package, allow_code=options.allow_code, namespace=options.namespace)
     mismatch = check_golden(predictor, package)
     if mismatch is not None:
         raise StartError(
@@ -235,8 +235,11 @@ class Server:
             serving.close_idle()
         for port in self._ports:
             port.abort_all()
-        if predictions.model is not None:
-            predictions.model.batcher.close()
+        batcher = predictions.model.batcher if predictions.model is not None else None
+        if batcher is not None and batcher.stuck_for():
+            os._exit(0)  # everyone has been answered, and a call that hangs cannot be ended
+        if batcher is not None:
+            batcher.close()
 
     async def _sweep(self) -> None:
         while True:
