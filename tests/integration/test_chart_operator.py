@@ -1,0 +1,114 @@
+"""The chart's own operator, as pods with their ServiceAccount, serves the first example.
+
+It is confined to the test's namespace, so that tests beside it are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.tools.helm import CHART, ROOT, helm
+
+pytestmark = pytest.mark.cluster
+
+EXAMPLE = ROOT / "manifests" / "examples" / "iris.yaml"
+ROW = {
+    "sepal_length_cm": 5.1,
+    "sepal_width_cm": 3.5,
+    "petal_length_cm": 1.4,
+    "petal_width_cm": 0.2,
+}
+
+Kubectl = Callable[..., str]
+
+
+class Release:
+    """One Helm release in one namespace."""
+
+    def __init__(self, cluster: Any, namespace: str) -> None:
+        self._where = ("--kubeconfig", str(cluster.kubeconfig), "--namespace", namespace)
+        self._values = ("--set", f"watchNamespaces={{{namespace}}}", "--wait", "--timeout", "120s")
+
+    def put(self, verb: str, *more: str) -> None:
+        # The control plane is shared by all tests, and some apply the CRDs without Helm.
+        adopt = ("--take-ownership", "--force-conflicts")
+        helm(verb, "sluice", str(CHART), *self._values, *adopt, *more, *self._where)
+
+    def remove(self) -> None:
+        helm("uninstall", "sluice", "--wait", "--timeout", "60s", *self._where, check=False)
+
+
+@pytest.fixture
+def release(cluster: Any, namespace: str) -> Iterator[Release]:
+    """The chart, installed."""
+    release = Release(cluster, namespace)
+    release.put("install")
+    yield release
+    release.remove()
+
+
+def serving(kubectl: Kubectl, namespace: str) -> dict[str, str]:
+    """Serving pods and routers of iris, by name: uid and restarts."""
+    pods = json.loads(
+        kubectl("get", "pods", "-n", namespace, "-l", "sluice.dev/deployment=iris", "-o", "json")
+    )["items"]
+    return {
+        pod["metadata"]["name"]: f"{pod['metadata']['uid']}"
+        f" {sum(c['restartCount'] for c in pod['status'].get('containerStatuses', []))}"
+        for pod in pods
+        if pod["status"]["phase"] == "Running"
+    }
+
+
+def ask(cluster: Any, namespace: str) -> Any:
+    """The model's answer at the address that status names."""
+    answer = cluster.http(
+        f"http://iris.{namespace}.svc.cluster.local/predict", method="POST", json_body=ROW
+    )
+    assert answer.status == 200, answer.text
+    return answer.json()["predictions"][0]
+
+
+def managers_of_spec(kubectl: Kubectl, namespace: str) -> set[str]:
+    """Who wrote something below spec."""
+    body = json.loads(
+        kubectl("get", "mdep/iris", "-n", namespace, "-o", "json", "--show-managed-fields")
+    )
+    fields = body["metadata"]["managedFields"]
+    return {entry["manager"] for entry in fields if "f:spec" in entry["fieldsV1"]}
+
+
+def test_install_serve_upgrade_uninstall(
+    cluster: Any, namespace: str, kubectl: Kubectl, release: Release
+) -> None:
+    kubectl("apply", "--server-side", "-n", namespace, "-f", str(EXAMPLE))
+    kubectl(
+        "wait", "--for=condition=Ready", "mdep/iris", "-n", namespace, "--timeout=120s",
+        timeout=150,
+    )  # fmt: skip
+    assert ask(cluster, namespace)["label"] == "setosa"
+    assert f"iris.{namespace}.svc" in kubectl("get", "mdep", "-n", namespace, "-o", "wide")
+
+    # What Git applied is what is there: no difference, and no field of spec is ours.
+    assert managers_of_spec(kubectl, namespace) == {"kubectl"}
+    kubectl("diff", "--server-side", "-n", namespace, "-f", str(EXAMPLE))
+
+    before = serving(kubectl, namespace)
+    assert len(before) == 4, before
+    release.put("upgrade", "--set", "podAnnotations.restarted=now")
+    assert ask(cluster, namespace)["label"] == "setosa"
+    assert serving(kubectl, namespace) == before
+
+    logs = kubectl(
+        "logs", "-n", namespace, "-l", "app.kubernetes.io/component=operator", "--tail=500"
+    )
+    assert "orbidden" not in logs
+    assert "Traceback" not in logs
+
+    release.remove()
+    assert ask(cluster, namespace)["label"] == "setosa"
+    assert serving(kubectl, namespace) == before
+    kubectl("get", "mdep/iris", "-n", namespace)
