@@ -75,7 +75,7 @@ def test_the_files_name_stable_only() -> None:
 
 
 def test_the_whole_file_is_reviewed_like_code() -> None:
-    """After a change that is meant: SLUICE_UPDATE_GOLDEN=1 pytest tests/unit/test_router_objects.py"""
+    """After a change that is meant, run this file once with SLUICE_UPDATE_GOLDEN=1."""
     shape = RouterShape(unit_header="X-User-Id")
     text = by_kind(replace(SPEC, shape=shape))["ConfigMap"]["data"]["haproxy.cfg"]
     if os.environ.get("SLUICE_UPDATE_GOLDEN"):

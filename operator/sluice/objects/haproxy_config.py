@@ -252,7 +252,7 @@ mod({UNIT_BUCKETS}) if known
   http-request set-var(txn.slot) var(txn.plan),field(4,:) \
 if {{ var(txn.hold),add(txn.edge) ge {top} }}
   http-request set-header {HEADER_BUCKET} %[var(txn.bucket)]
-  http-request track-sc0 var(txn.slot) table {PREDICT_TABLE} if predicts
+  http-request track-sc0 var(txn.slot) table {PREDICT_TABLE} if predicts METH_POST
   use_backend %[var(txn.slot)]
   default_backend {stable_slot}
 """
@@ -270,15 +270,17 @@ def _table() -> str:
     # Counts prediction requests by the slot they were assigned to; docs and listings are not in it.
     return f"""\
 backend {PREDICT_TABLE}
-  stick-table type string len 8 size 16 store http_req_cnt,http_fail_cnt
+  stick-table type string len 8 size 16 store http_req_cnt
 """
 
 
 def _slot(shape: RouterShape, slot: str, target: SlotTarget) -> str:
+    # The log tells servers that come and go; requests are logged by front ends, which have none.
     port, inter = shape.service_port, shape.check_interval_ms
     vip = f"{target.cluster_ip}:{port}" if target.cluster_ip else f"{UNSET_ADDRESS}:{port} disabled"
     return f"""\
 backend {slot}
+  log stdout format raw daemon notice
   balance leastconn
   option redispatch 1
   retries {RETRIES}
