@@ -97,6 +97,7 @@ def test_the_alarm_says_both_values_the_limit_and_the_evidence() -> None:
     assert verdict.alarm is not None
     message = verdict.alarm.message
     assert message.startswith("Error rate ") and len(message) <= 512
+    assert "Not worse" not in message
     for part in ("stable 0.0 % of", "tolerated 1.2", "evidence", "of 600"):
         assert part in message
 
@@ -152,6 +153,7 @@ def test_an_equal_candidate_passes_and_a_doubled_one_does_not() -> None:
     assert passed["equal"].eta_seconds == 0.0
     assert passed["equal"].excess_bound is not None and passed["equal"].excess_bound < 0.005
     assert {c.verdict for c in passed["equal"].checks[:3]} == {"Pass"}
+    assert "Not worse by more than 0." in passed["equal"].checks[0].message
     assert passed["doubled"].promotion == "Wait"
 
 

@@ -178,7 +178,7 @@ def judge(plan: Plan, state: State) -> Judgement:
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
     quiet = alarm is None and hold is None
     return Judgement(
-        checks=[failed.get(r.name, r) for r in results],
+        checks=[failed.get(r.name) or _claimed(plan, r, needs) for r in results],
         alarm=alarm,
         hold=hold,
         promotion="Pass" if quiet and needs is not None and not needs.missing else "Wait",
@@ -187,7 +187,7 @@ def judge(plan: Plan, state: State) -> Judgement:
         evidence_percent=max(0.0, 100.0 * combined / math.log(1.0 / alpha)),
         worst=next(iter(failed), worst.check.name if worst is not None else ""),
         candidate_n=_shown(state)["candidate"][0],
-        excess_bound=promotion.excess_bound(plan, state),
+        excess_bound=needs.bounds.get("ErrorRate") if needs is not None else None,
         detectable=_detectable(state, findings, log_need),
     )
 
@@ -256,6 +256,12 @@ def _held(finding: Finding, log_need: float, results: dict[str, CheckResult]) ->
 
 def _failed(finding: Finding | None, results: dict[str, CheckResult]) -> CheckResult | None:
     return None if finding is None else replace(results[finding.check.name], verdict="Fail")
+
+
+def _claimed(plan: Plan, result: CheckResult, needs: Needs | None) -> CheckResult:
+    """The check with what promotion may claim; what has failed is not praised."""
+    bound = needs.bounds.get(result.type) if needs is not None else None
+    return replace(result, message=result.message + promotion.claim(bound, plan.alpha_promotion))
 
 
 def _result(state: State, finding: Finding, needs: Needs | None, log_need: float) -> CheckResult:

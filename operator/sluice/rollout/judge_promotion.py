@@ -29,11 +29,15 @@ RISKS = {"ErrorRate": "errors", "ClientErrorRate": "client errors"}
 
 @dataclass(frozen=True)
 class Needs:
-    """What the step still lacks: in words, in seconds at the present traffic, and by check type."""
+    """What the step still lacks: in words, in seconds at the present traffic, and by check type.
+
+    ``bounds`` is what has been excluded so far: worse by this many failures per request.
+    """
 
     missing: list[str] = field(default_factory=list)
     eta: float | None = 0.0
     lacking: set[str] = field(default_factory=set)
+    bounds: dict[str, float | None] = field(default_factory=dict)
 
 
 def new(plan: Plan, state: State, step: StepPlan) -> State:
@@ -85,6 +89,7 @@ def needs(plan: Plan, state: State) -> Needs:
     sample = state["in_step"]
     n, seconds = sample["candidate"][0], sample["seconds"]
     per_second = n / seconds if seconds > 0 else 0.0
+    bounds = {kind: _bound(plan, state, kind) for kind in state["promotion"]["risks"]}
     items: list[tuple[str, float | None, str]] = []
     if n < step.min_requests:
         text = f"{words.many(n)} of {words.many(step.min_requests)} candidate requests"
@@ -97,16 +102,17 @@ def needs(plan: Plan, state: State) -> Needs:
         items.append((f"no request has reached {who} in this step", None, ""))
     else:
         items += _units(state, n, per_second)
-        items += [i for k in state["promotion"]["risks"] for i in _risk(plan, state, k, per_second)]
+        items += [i for k in bounds for i in _risk(plan, state, k, bounds[k], per_second)]
     items += _latency(plan, state, per_second)
     waits = [wait for _, wait, _ in items]
     known = [w for w in waits if w is not None]
     eta = None if len(known) < len(waits) else max(known, default=0.0)
-    return Needs([text for text, _, _ in items], eta, {kind for _, _, kind in items if kind})
+    lacking = {kind for _, _, kind in items if kind}
+    return Needs([text for text, _, _ in items], eta, lacking, bounds)
 
 
 def _risk(
-    plan: Plan, state: State, kind: str, per_second: float
+    plan: Plan, state: State, kind: str, bound: float | None, per_second: float
 ) -> list[tuple[str, float | None, str]]:
     """One kind of failure: excluded to be worse by tau, or what is still missing."""
     step = plan.steps[state["step"]]
@@ -114,7 +120,6 @@ def _risk(
     phi = phi_of(plan, state, kind)
     if bounded_risk.log_e(risk, phi) >= math.log(1.0 / plan.alpha_promotion):
         return []
-    bound = bounded_risk.bound(risk, plan.alpha_promotion, phi)
     so_far = "nothing excluded yet" if bound is None else f"so far {_points(bound)}"
     text = f"{RISKS[kind]} not yet shown to be worse by less than {tolerated(risk)} ({so_far})"
     left = bounded_risk.requests_left(
@@ -167,12 +172,16 @@ def tolerated(risk: State) -> str:
     return f"{_points(risk['tau'])} or {100 * (risk['ratio'] - 1):.0f} % of stable's"
 
 
-def excess_bound(plan: Plan, state: State) -> float | None:
-    """Not worse by more than this, in errors per request, at the plan's confidence."""
-    risk = state["promotion"].get("risks", {}).get("ErrorRate") if state["promotion"] else None
-    if risk is None:
-        return None
-    return bounded_risk.bound(risk, plan.alpha_promotion, phi_of(plan, state, "ErrorRate"))
+def claim(bound: float | None, alpha: float) -> str:
+    """What may be said of a candidate that has passed so far: never "not worse"."""
+    if bound is None:
+        return ""
+    return f" Not worse by more than {_points(max(0.0, bound))} ({100 * (1 - alpha):g} %)."
+
+
+def _bound(plan: Plan, state: State, kind: str) -> float | None:
+    risk = state["promotion"]["risks"][kind]
+    return bounded_risk.bound(risk, plan.alpha_promotion, phi_of(plan, state, kind))
 
 
 def _judged(plan: Plan, kind: str) -> bool:
