@@ -99,18 +99,22 @@ def validate(
     while waiting:
         with _Worker(plan, waiting) as worker:
             while waiting:
-                outcome = worker.next(waiting[0], progress)
+                try:
+                    outcome = worker.next(waiting[0], progress)
+                except CannotJudgeError:
+                    if all(result.passed for result in results):
+                        raise
+                    # A failure before it is a verdict, whatever could not be judged after it.
+                    return Validation(results, loaded, waiting)
                 loaded |= outcome.loaded
                 results.append(outcome.result)
                 progress(outcome.result)
                 waiting.pop(0)
-                if not outcome.loaded and not loaded:
-                    return Validation(results, False, waiting)
+                if not loaded or (outcome.ended and outcome.result.name == "smoke"):
+                    # What stops on the first questions would stop on the next ones too.
+                    return Validation(results, loaded, waiting)
                 if outcome.ended:
                     break
-        if not results[0].passed and results[0].name == "smoke" and outcome.ended:
-            # What kills or hangs on the first questions would do so on the next ones too.
-            return Validation(results, loaded, waiting)
     return Validation(results, loaded, [])
 
 

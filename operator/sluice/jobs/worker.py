@@ -36,14 +36,15 @@ def main() -> None:
     )
     for name in order["run"]:
         _tell(results, {"started": name})
-        _tell(results, {"gate": name, **_judge(bench, name)})
+        _tell(results, {"gate": name, **judge(bench, name)})
     _tell(results, {"done": True})
     # Not sys.exit: threads or exit handlers that a model left behind must not hold us.
     results.flush()
     os._exit(0)
 
 
-def _judge(bench: Bench, name: str) -> dict[str, Any]:
+def judge(bench: Bench, name: str) -> dict[str, Any]:
+    """One gate's verdict, whatever the model does."""
     gate = importlib.import_module(f"sluice.jobs.gates.{name}")
     try:
         if name == "smoke":

@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from sluice.jobs import dataset, metrics
+from sluice.jobs import metrics
+from sluice.jobs.dataset import Dataset
 from sluice.jobs.gates.bench import Bench, CannotJudgeError, GateFailedError, Row, first_line
 from sluice.package.features import RowError
+from sluice.package.load import Package
 from sluice.package.manifest import Label, Manifest
 from sluice.package.scoring import Answer
 from sluice.runtime.predictor import Predictor
 
-CHUNK = 4096
-
 
 @dataclass
 class _Scored:
-    """A model's answers to the dataset; rows it could not answer are named by cause."""
+    """A model's answers to some rows; those it could not answer are named by cause."""
 
     scores: np.ndarray[Any, Any]
     labels: list[Label | None]
@@ -36,24 +36,23 @@ class _Scored:
 def run(bench: Bench) -> str:
     gate = bench.gates["quality"]
     label = str(gate.get("dataset", {}).get("label", "label"))
-    if bench.dataset is None:
-        raise CannotJudgeError(
-            "The quality gate needs its dataset.",
-            hint="Fetch it with `sluice fetch URI --data --to FILE` and give --dataset FILE.",
-            reason="DatasetUnreadable",
-        )
-    data = dataset.read(bench.dataset, bench.manifest, label, bench.max_rows)
-    if not data.rows:
+    compared = bench.stable if any("maxDropVsStable" in c for c in gate["checks"]) else None
+    data = _open(bench, compared, label)
+    truth: list[Any] = []
+    ours: list[_Scored] = []
+    theirs: list[_Scored] = []
+    for batch in data:  # one piece at a time: the memory does not grow with the file
+        truth += batch.truth
+        ours += _score(bench.predictor, batch.rows)
+        theirs += _score(bench.stable_predictor, batch.rows) if compared else []
+    if not truth:
         raise CannotJudgeError(
             "The dataset has no row with a label.",
             hint=f"Check column {label!r}.",
             reason="DatasetUnreadable",
         )
-    candidate = _score(bench.predictor, data.rows)
-    compared = any("maxDropVsStable" in check for check in gate["checks"])
-    stable = _score_stable(bench, data) if compared and bench.stable is not None else None
+    candidate, stable = _joined(ours), _joined(theirs) if compared else None
     keep = _common(candidate, stable)
-    truth = data.truth
     results = [_check(bench, check, truth, candidate, stable, keep) for check in gate["checks"]]
     results.sort(key=lambda result: result[0])  # what failed comes first
     numbers = "; ".join(text for _, text in results) + f" on {_counted(data, keep)}"
@@ -62,31 +61,40 @@ def run(bench: Bench) -> str:
     return numbers
 
 
-def _score_stable(bench: Bench, data: dataset.Rows) -> _Scored:
-    assert bench.stable is not None and bench.dataset is not None
-    label = str(bench.gates["quality"].get("dataset", {}).get("label", "label"))
-    # Read again by stable's own schema: it may take columns that the candidate does not.
-    own = dataset.read(bench.dataset, bench.stable.manifest, label, bench.max_rows)
-    return _score(bench.stable_predictor, own.rows)
+def _open(bench: Bench, compared: Package | None, label: str) -> Dataset:
+    if bench.dataset is None:
+        raise CannotJudgeError(
+            "The quality gate needs its dataset.",
+            hint="Fetch it with `sluice fetch URI --data --to FILE` and give --dataset FILE.",
+            reason="DatasetUnreadable",
+        )
+    # Stable may take columns that the candidate does not; each model picks what it knows.
+    inputs = [*bench.manifest.inputs, *(compared.manifest.inputs if compared else ())]
+    return Dataset(bench.dataset, inputs, label, bench.max_rows)
 
 
-def _score(predictor: Predictor, rows: list[Row]) -> _Scored:
-    parts = []
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
-        try:
-            parts.append(_from_prediction(predictor.predict_rows(chunk)))
-        except MemoryError:
-            raise
-        except Exception:
-            # Some row of them is the cause: ask one by one, so that it is named and counted.
-            parts += [_single(predictor, row) for row in chunk]
+def _score(predictor: Predictor, rows: list[Row]) -> list[_Scored]:
+    if not rows:
+        return []
+    try:
+        return [_from_prediction(predictor.predict_rows(rows))]
+    except MemoryError:
+        raise
+    except Exception:
+        # Some row of them is the cause: ask one by one, so that it is named and counted.
+        return [_single(predictor, row) for row in rows]
+
+
+def _joined(parts: list[_Scored]) -> _Scored:
+    causes: Counter[str] = Counter()
+    for part in parts:
+        causes += part.causes
     return _Scored(
         np.concatenate([p.scores for p in parts]),
         [label for p in parts for label in p.labels],
         _stack([p.by_label for p in parts if p.answered.any()], parts),
         np.concatenate([p.answered for p in parts]),
-        sum((p.causes for p in parts), Counter()),
+        causes,
     )
 
 
@@ -239,7 +247,7 @@ def _canonical(value: Any) -> str:
     return {"true": "1", "false": "0"}.get(text.lower(), text)
 
 
-def _counted(data: dataset.Rows, keep: np.ndarray[Any, Any]) -> str:
+def _counted(data: Dataset, keep: np.ndarray[Any, Any]) -> str:
     judged = int(keep.sum())
     text = f"{judged:,} rows"
     if data.more:
