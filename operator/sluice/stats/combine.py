@@ -20,8 +20,3 @@ def log_mean(log_e_values: Sequence[float], weights: Sequence[float] | None = No
     top = max(log_e_values)
     total = sum(w * math.exp(v - top) for w, v in zip(shares, log_e_values, strict=True))
     return top + math.log(total / sum(shares)) if total > 0 else -math.inf
-
-
-def percent_of(log_e: float, alpha: float) -> int:
-    """Evidence as a share of what an alarm takes, for people: 0 to 100 and beyond."""
-    return max(0, math.floor(100.0 * log_e / math.log(1.0 / alpha)))
