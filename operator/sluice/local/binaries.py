@@ -361,7 +361,8 @@ def _unpack_package(name: str, package: str, apt: str, advice: str) -> Path:
             subprocess.run(["dpkg", "-x", archive, scratch / "root"], check=True)
         shutil.rmtree(home, ignore_errors=True)
         (scratch / "root").replace(home)
-    program = next((p for p in home.glob(f"usr/**/{name}") if os.access(p, os.X_OK)), None)
+    places = [home / d / name for d in ("usr/sbin", "usr/bin", "sbin", "bin")]
+    program = next((p for p in places if p.is_file()), None)
     if program is None:
         raise MissingProgramError(f"The package {package} has no program {name}.", hint=advice)
     libraries = sorted({str(p.parent) for p in home.rglob("*.so*")})
