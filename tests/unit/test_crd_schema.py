@@ -18,7 +18,7 @@ from sluice.api.crd import SchemaError, crd, render, schema_of, stale, write
 from sluice.api.kinds import KINDS, MODEL_DEPLOYMENT, MODEL_REVISION, Kind
 
 ROOT = Path(__file__).parents[2]
-YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "true", "false"}
+YAML_1_1_BOOLEANS = {"y", "n", "yes", "no", "on", "off", "true", "false"}
 
 
 def version(kind: Kind) -> dict[str, Any]:
