@@ -17,6 +17,8 @@ from sluice.kube.store import Key
 
 MODEL_LIBRARIES = ("sklearn", "joblib", "onnx", "onnxruntime", "pandas", "pyarrow", "kubernetes")
 
+FAST_LEASE = LeaseTimes(duration=4.0, renew_deadline=3.0, retry=0.5)
+
 
 class Mirror:
     """Writes what it saw into ``NAME-seen``."""
@@ -68,7 +70,7 @@ def main() -> None:
         metrics_port=int(metrics),
         relist_seconds=float(os.environ.get("RELIST", "300")),
         lease_namespace="default" if not namespaces else namespaces[0],
-        lease_times=LeaseTimes(duration=4.0, renew_deadline=3.0, retry=0.5),
+        lease_times=LeaseTimes() if "SLOW_LEASE" in os.environ else FAST_LEASE,
         log_format="json",
         operator_class=os.environ.get("CLASS", ""),
     )

@@ -359,6 +359,23 @@ def test_a_full_list_notices_what_no_event_told(server: ApiServer, space: str) -
     run(scenario())
 
 
+def test_a_feed_survives_a_fault_in_what_it_feeds(server: ApiServer, space: str) -> None:
+    async def scenario() -> None:
+        async with (
+            KubeClient.connect(server.kubeconfig()) as client,
+            Feed(client, "ConfigMap", space) as feed,
+        ):
+            told, feed.told = feed.told, None  # type: ignore[assignment]
+            await client.create(config_map(space, "a"))
+            await until(lambda: feed.informer.failures > 0, "the fault")
+            feed.told = told
+            await client.create(config_map(space, "b"))
+            await until(lambda: ("Added", "b") in feed.told, "life after the fault")
+            assert feed.store.has("ConfigMap", space, "a")
+
+    run(scenario())
+
+
 def test_a_version_that_is_too_old_costs_a_new_list(server: ApiServer, space: str) -> None:
     async def scenario() -> None:
         from sluice.kube.errors import GoneError
@@ -461,6 +478,21 @@ def test_a_leader_that_cannot_renew_stops_before_another_may_start(
             assert not one.elector.is_leader()
             await one.stop()
             await two.stop()
+
+    run(scenario())
+
+
+def test_a_lease_that_may_not_be_had_is_said(
+    server: ApiServer, space: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with KubeClient.connect(server.kubeconfig(TENANT)) as tenant:
+            one = Candidate(tenant, space, "one")
+            await until(lambda: bool(caplog.records), "a warning")
+            assert "is not had" in caplog.text
+            assert "cannot get resource" in caplog.text
+            assert not one.leading
+            await one.stop()
 
     run(scenario())
 

@@ -151,6 +151,9 @@ class EventRecorder:
         except KubeError as error:
             self.dropped += 1
             log.debug("An event was not written: %s", error)
+        except Exception:
+            self.dropped += 1
+            log.exception("An event could not be built; the next ones are written: %s", what)
 
 
 def _now() -> str:

@@ -26,6 +26,9 @@ OnChanges = Callable[[Iterable[Change], Object | None], None]
 STUCK_SECONDS = 180.0
 """An informer that neither heard nor tried anything for so long is broken: restart the process."""
 
+_SURE_AFTER = 4
+"""An API server that is being upgraded may say 403 for a moment; after so many it is meant."""
+
 
 class Informer:
     """Keeps ``store`` equal to the server for one kind in one namespace (None: everywhere)."""
@@ -73,9 +76,14 @@ class Informer:
                 self.failures = 0
             except GoneError:
                 version = ""
-            except (KubeError, OSError, ValueError, KeyError) as error:
-                if not isinstance(error, KubeError) or error.status not in (0, 429, 503):
+            except KubeError as error:
+                if error.status not in (0, 429, 503):
                     version = ""  # The stream said something odd: begin anew.
+                await self._back_off(error)
+            except Exception as error:
+                # A fault of ours, or an object like no other: a feed that ends would be worse.
+                log.exception("The feed of %s stumbled and begins anew.", self.kind)
+                version = ""
                 await self._back_off(error)
 
     async def relist(self) -> str:
@@ -125,7 +133,8 @@ class Informer:
     async def _back_off(self, error: Exception) -> None:
         self.failures += 1
         missing = isinstance(error, ForbiddenError | NotFoundError)
-        if missing and self._on_readable is not None:
+        sure = self.failures >= _SURE_AFTER or not self.synced.is_set()
+        if missing and sure and self._on_readable is not None:
             # An optional kind: what cannot be read is treated as absent, and tried now and then.
             self._on_readable(False)
             self._tell(self._store.prune(self.kind, set(), namespace=self.namespace), None)

@@ -75,6 +75,7 @@ class LeaseElector:
         self._clock = clock
         self._renewed_at = float("-inf")
         self._leading = False
+        self._trouble = 0
         self._lease: Object | None = None
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = float("-inf")
@@ -107,12 +108,20 @@ class LeaseElector:
             async with asyncio.timeout(max(0.1, budget)):
                 held = await self._acquire()
         except (KubeError, TimeoutError) as error:
-            log.debug("The lease %s could not be renewed: %s", self._name, error)
+            self._complain(error)
             return
+        self._trouble = 0
         if held:
             self._renewed_at = asked_at
         elif self._leading:
             self._renewed_at = float("-inf")  # Someone else holds it: stop at once.
+
+    def _complain(self, error: Exception) -> None:
+        """Said once and now and then: without its lease an operator does nothing at all."""
+        self._trouble += 1
+        if self._trouble == 1 or self._trouble % 50 == 0:
+            said = str(error) or "the API server took too long"
+            log.warning("The lease %s/%s is not had: %s", self._namespace, self._name, said)
 
     async def _settle(self) -> None:
         valid = self._clock() < self._renewed_at + self._times.renew_deadline
