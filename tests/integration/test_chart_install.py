@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.tools.helm import CHART, helm, render
+from tests.tools.helm import CHART, ROOT, helm, render
 
 pytestmark = pytest.mark.cluster
 
@@ -185,6 +185,25 @@ def test_the_account_may_do_its_work_and_no_more(
     answers = dict(zip(MAY + MAY_NOT, allowed(raw, here), strict=True))
     assert answers == dict.fromkeys(MAY, True) | dict.fromkeys(MAY_NOT, False)
     assert allowed(raw, there) == [not scoped, False]
+
+
+def test_the_kustomize_base_installs_the_same(raw: Run, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "manifests" / "base", tmp_path / "base")
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(
+        "resources: [../base]\nreplicas: [{name: sluice, count: 0}]\n"
+    )
+    text = raw("kustomize", str(overlay)).stdout
+    done = raw("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+    assert done.returncode == 0, done.stderr
+    try:
+        questions = [review("sluice-system", *q, "sluice-system") for q in MAY + MAY_NOT]
+        answers = dict(zip(MAY + MAY_NOT, allowed(raw, questions), strict=True))
+        assert answers == dict.fromkeys(MAY, True) | dict.fromkeys(MAY_NOT, False)
+    finally:
+        ours = [o for o in yaml.safe_load_all(text) if o["kind"] != "CustomResourceDefinition"]
+        raw("delete", "--wait=false", "-f", "-", stdin=yaml.safe_dump_all(ours))
 
 
 def test_its_pod_is_admitted_by_the_restricted_profile(raw: Run, namespace: str) -> None:
