@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.unit.router_lab import NAMESPACE, NOW, authority
 
-from sluice.objects.haproxy_config import RouterShape, config_files
+from sluice.objects.haproxy_config import RouterShape, config_files, servers_for
 from sluice.objects.router import RouterSpec, router_objects, selector, shape_hash
 from sluice.objects.router_plan import SlotTarget, Weights, unset_target
 from sluice.traffic import pki
@@ -110,6 +110,11 @@ def test_haproxy_accepts_the_file(tmp_path: Path, shape: RouterShape, target: Sl
     )
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr, done.stderr
+
+
+def test_scaling_seldom_replaces_routers() -> None:
+    assert [servers_for(n) for n in (0, 2, 25, 26, 51, 52, 500)] == [32, 32, 32, 32, 64, 128, 1024]
+    assert all(servers_for(n) >= n + n // 4 for n in range(501))
 
 
 def test_a_plan_is_read_back_as_it_was_written() -> None:

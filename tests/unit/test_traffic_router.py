@@ -12,10 +12,20 @@ from pathlib import Path
 import aiohttp
 import pytest
 from dnslib import RCODE
-from tests.unit.router_lab import Lab, arm_of, ask, router_lab
+from tests.unit.router_lab import (
+    NAMESPACE,
+    Lab,
+    arm_of,
+    ask,
+    authority,
+    operator_client,
+    router_lab,
+)
 
+from sluice.objects.haproxy_config import map_path
 from sluice.objects.router_plan import Weights
-from sluice.traffic.router import RouterPod
+from sluice.traffic import pki
+from sluice.traffic.router import AdminPool, RouterPod
 
 USERS = [f"user-{i}" for i in range(400)]
 
@@ -228,6 +238,22 @@ async def test_a_slot_without_pods_gets_nothing_but_stable_takes_back_always(lab
     await put(lab, Weights("a", "b", 50))
     back = await lab.client().set_weights([lab.pod], Weights("a"), listed={"a": [], "b": []})
     assert back.ok, back.message
+
+
+@lab_test
+async def test_an_emergency_overwrites_even_a_plan_that_nobody_understands(lab: Lab) -> None:
+    await two_arms(lab)
+    path = map_path(lab.shape, "weights")
+    pool = AdminPool(pki.client_context(authority().certificate, operator_client()))
+    async with pool.new(lab.pod, pki.router_server_name(NAMESPACE)) as session:
+        await session.run([f"set map {path} plan nonsense"])
+    # The default is the file's stable slot: users are served.
+    assert set(arm_of(await ask(lab, USERS[:20])).values()) == {"old"}
+    refused = await lab.client().set_weights([lab.pod], Weights("a"))
+    assert refused.results[0].error is not None
+    assert refused.results[0].error.reason == "RouterAnswer"
+    assert (await lab.client().set_weights([lab.pod], Weights("a"), check=False)).ok
+    assert (await lab.read()).weights == Weights("a")
 
 
 @lab_test

@@ -62,7 +62,6 @@ class PodCounters:
     score_edges: tuple[float, ...] = ()
     score_reference: tuple[int, ...] = ()
     buckets: Mapping[int, Cell] = field(default_factory=dict)
-    features: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,6 @@ def _counters(document: Mapping[str, Any]) -> PodCounters:
         score_edges=edges,
         score_reference=reference,
         buckets=_buckets(document["buckets"]),
-        features=document.get("features", {}),
     )
     bad = counters.client_errors + counters.model_errors + counters.timeouts + counters.shed
     if bad > counters.requests:

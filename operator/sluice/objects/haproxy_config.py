@@ -63,6 +63,17 @@ class RouterShape:
     check_interval_ms: int = 1000
 
 
+def servers_for(replicas: int) -> int:
+    """Servers a slot needs for a revision of ``replicas`` pods and those that replace them.
+
+    In powers of two, so that scaling seldom replaces routers.
+    """
+    servers = 32
+    while servers < replicas + replicas // 4:
+        servers *= 2
+    return servers
+
+
 def map_path(shape: RouterShape, name: str) -> str:
     """The path of a map, which is also its name on the runtime API."""
     return f"{shape.config_dir}/{name}.map"

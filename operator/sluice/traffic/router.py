@@ -97,14 +97,14 @@ class RouterClient:
         A slot that gets traffic it did not have must list a pod that passes its checks, and none
         but its addresses in ``listed``; so must a slot in ``listed`` that gets more, unless it is
         stable, which takes back what others lose.  A pod where that does not hold is left as it
-        is.  ``check=False`` is for emergencies.
+        is.  ``check=False`` is for emergencies: nothing is asked first.
         """
 
         async def push(session: AdminSession, pod: RouterPod) -> None:
-            seen = await self._observe(session, pod)
-            if seen.weights == weights:
-                return
             if check:
+                seen = await self._observe(session, pod)
+                if seen.weights == weights:
+                    return
                 _refuse_early_traffic(seen, weights, listed or {})
             path = map_path(self._shape, "weights")
             answers = await session.run(
