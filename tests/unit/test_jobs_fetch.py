@@ -485,6 +485,27 @@ def test_a_server_in_trouble_is_worth_another_try(tmp_path: Path) -> None:
     assert json.loads(ran.stdout)["retryable"] is True
 
 
+def test_told_to_stop_it_leaves_nothing_behind(package: Path, tmp_path: Path) -> None:
+    asked, release = threading.Event(), threading.Event()
+
+    def hang(request: Request) -> None:
+        asked.set()
+        release.wait(30)
+
+    with web_server(hostile(package, hang)) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sluice.cli", "fetch", f"{server.url}/p", "--to", "got"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(OPERATOR)},
+            stderr=subprocess.DEVNULL,
+        )
+        assert asked.wait(30)
+        process.terminate()
+        assert process.wait(10) == 143
+        release.set()
+    assert [p.name for p in tmp_path.iterdir()] == ["package"]
+
+
 def test_usage(tmp_path: Path) -> None:
     ran = sluice("fetch", "x", "--to", str(tmp_path / "t"), "--digest", "sha256:12")
     assert ran.returncode == 2 and "64 hex digits" in ran.stderr

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -469,16 +470,38 @@ def test_the_command(v1: Path, tmp_path: Path) -> None:
     assert sluice(str(v1), "--gate-timeout", "soon").returncode == 2
 
 
+def test_told_to_stop_it_takes_the_model_along(tmp_path: Path) -> None:
+    source = f"""
+import os, time
+open({str(tmp_path / "pid")!r} + ".new", "w").write(str(os.getpid()))
+os.rename({str(tmp_path / "pid")!r} + ".new", {str(tmp_path / "pid")!r})
+time.sleep(600)
+"""
+    code_package(tmp_path / "p", source)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sluice.cli", "validate", str(tmp_path / "p"), "--allow-code"],
+        env={**os.environ, "PYTHONPATH": str(OPERATOR)},
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 143
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
 def test_the_commands_output_is_safe_from_the_model(tmp_path: Path) -> None:
     source = (
         "import os, sys\n"
         "print('noise on load', flush=True); os.write(1, b'more noise\\n')\n"
+        "assert not [n for n in os.environ if n.startswith('AWS_')], 'sees credentials'\n"
         "def prepare(frame):\n"
         "    print('noise'); sys.stdout.flush(); return frame\n"
     )
     code_package(tmp_path / "p", source)
-    ran = sluice(str(tmp_path / "p"), "--allow-code", "--json")
-    assert ran.returncode == 0
+    ran = sluice(str(tmp_path / "p"), "--allow-code", "--json", AWS_SECRET_ACCESS_KEY="hush")
+    assert ran.returncode == 0, ran.stdout
     assert json.loads(ran.stdout)["ok"] is True
     assert "noise on load" in ran.stderr
     ran = sluice(str(tmp_path / "p"), "--json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -57,6 +58,8 @@ def command(
     from sluice.jobs import report as reports
     from sluice.jobs import validate as job
 
+    # So that a Job told to stop takes the model's process along, also as a container's first one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     path = report or reports.default_path()
     shown = _Table(quiet=as_json)
     try:

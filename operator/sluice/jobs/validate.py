@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ class _Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(write,),
+                env=_without_credentials(os.environ),
             )
         finally:
             os.close(write)
@@ -213,6 +214,12 @@ class _Worker:
         if code < 0:
             return f"the model's process crashed ({signal.Signals(-code).name})"
         return f"the model's process ended itself (exit code {code})"
+
+
+def _without_credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """The model's process gets none: what fetches has them, what is fetched has not."""
+    secret = ("AWS_", "SLUICE_HTTP_")
+    return {name: value for name, value in environ.items() if not name.startswith(secret)}
 
 
 def report(validation: Validation) -> dict[str, Any]:

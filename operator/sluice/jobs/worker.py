@@ -7,10 +7,13 @@ result.  Whatever a model does to this process, its parent lives and says so.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from sluice.errors import PackageError
 from sluice.jobs.gates import Bench, CannotJudgeError, GateFailedError
 from sluice.jobs.gates.bench import first_line
 
+PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     order = json.load(sys.stdin)
@@ -26,6 +31,7 @@ def main() -> None:
     os.set_inheritable(results.fileno(), False)
     os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is reported, not dumped
+    _die_with_parent()
     bench = Bench(
         candidate_path=Path(order["candidate"]),
         stable_path=Path(order["stable"]) if order["stable"] else None,
@@ -41,6 +47,12 @@ def main() -> None:
     # Not sys.exit: threads or exit handlers that a model left behind must not hold us.
     results.flush()
     os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """A hanging model must not outlive a parent that was killed and cannot end it any more."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def judge(bench: Bench, name: str) -> dict[str, Any]:
