@@ -1,8 +1,8 @@
 """From cumulative counters to a look: the difference against the last committed snapshot.
 
 Pure; called by the controller with what it has read.  The snapshot is a JSON object that the caller
-commits together with the statistics; a crash in between takes the same difference again.  Read pods
-**before** routers, so that an answer a pod counted is one that the router soon counts too.
+commits together with the statistics; a crash in between takes the same difference again.  Routers
+and pods may be read in either order, moments apart: ``evidence.arms`` waits for what is late.
 """
 
 from __future__ import annotations
