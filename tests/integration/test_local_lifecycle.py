@@ -248,3 +248,40 @@ def _life_of_nobody(home: Path, python: str) -> None:
     finally:
         run("down", "--purge")
     assert not (home / ".local/state/sluice").exists()
+
+
+def test_fallback_is_taken_and_explained_where_namespaces_are_refused() -> None:
+    """Inside a user namespace that forbids more of them, as container engines do."""
+    code = (
+        "from sluice.local import binaries, namespace;"
+        "print(*namespace.decide('auto', str(binaries.path('nft'))), sep='|')"
+    )
+    forbid = (
+        "echo 0 > /proc/sys/user/max_user_namespaces; echo 0 > /proc/sys/user/max_net_namespaces"
+    )
+    done = subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", f'{forbid}; exec "$@"', "sh", sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    mode, _, why = done.stdout.strip().split("|")
+    assert mode == "rewrite"
+    assert "user namespaces are refused here" in why
+
+
+def test_in_cluster_account_works_in_the_fallback(own, kubectl_of, eventually) -> None:
+    """Where nothing can be mounted, KUBECONFIG leads the pod to its account."""
+    cluster = own("account")
+    cluster.up(mode="rewrite")
+    kubectl = kubectl_of(cluster)
+    command = ["kubectl", "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]
+    container = {"name": "c", "image": "busybox", "command": command}
+    spec = {"restartPolicy": "Never", "containers": [container]}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "me"}, "spec": spec}
+    kubectl("create", "-f", "-", stdin=json.dumps(body))
+    phase = ("get", "pod", "me", "-o", "jsonpath={.status.phase}")
+    eventually(lambda: kubectl(*phase) == "Succeeded", 30)
+    assert kubectl("logs", "me") == "system:serviceaccount:default:default"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import http.client
+import importlib.util
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sluice.local import binaries, certificates, namespace, relay
+from sluice.local import binaries, namespace, relay
 from sluice.local.errors import LocalError
 from sluice.local.settings import (
     KUBERNETES_VERSION,
@@ -105,6 +106,12 @@ class LocalCluster:
                 "The local cluster runs on Linux only: its pods are local processes.",
                 hint="Use a Linux machine or a virtual machine (on Windows: WSL 2).",
             )
+        for module in ("cryptography", "dnslib"):
+            if importlib.util.find_spec(module) is None:
+                raise LocalError(
+                    f"The local cluster needs the Python package {module}.",
+                    hint="Install it with: pip install 'sluice-operator[local]'",
+                )
         self.state.mkdir(parents=True, exist_ok=True)
         self.state.chmod(0o700)
         with self._locked():
@@ -166,6 +173,9 @@ class LocalCluster:
         for directory in (settings.run_dir, settings.log_dir):
             directory.mkdir(exist_ok=True)
         settings.save()
+        # Here and not above: without the extra, `up` says what is missing.
+        from sluice.local import certificates
+
         certificates.ensure(settings)
         config = certificates.kubeconfig(
             settings.pki_dir,

@@ -25,6 +25,7 @@ from sluice.local.node.status import ContainerState, now
 
 Kind = Literal["init", "sidecar", "main"]
 _FIRST_BACKOFF, _LONGEST_BACKOFF, _HEALTHY_AFTER = 1.0, 20.0, 60.0
+_LOG_PERIOD, _LONGEST_LOG = 30.0, 64 << 20
 _MESSAGE_LIMIT, _LOG_MESSAGE_LIMIT, _LOG_LINES = 4096, 2048, 80
 
 
@@ -195,6 +196,7 @@ class Container:
         self.mounts = self._volume_mounts(env)
         if not context.machine.isolated:
             argv, env = rewrite(argv, env, self.mounts)
+            env = context.account_kubeconfig(self.mounts) | env
         self._env = env
         return argv
 
@@ -265,7 +267,7 @@ class Container:
     # -- what happens beside the program
 
     def _watch(self, process: Process) -> None:
-        self._run_tasks = []
+        self._run_tasks = [asyncio.create_task(self._limit_log())]
         if (hook := self.spec.get("lifecycle", {}).get("postStart")) is not None:
             self._run_tasks.append(asyncio.create_task(self._post_start(hook)))
         if "startupProbe" in self.spec:
@@ -276,6 +278,13 @@ class Container:
             self._run_tasks.append(
                 asyncio.create_task(memory.guard(process.pid, quantity(limit), self._out_of_memory))
             )
+
+    async def _limit_log(self) -> None:
+        """A log that nobody rotates would fill the disk: begin anew when it is too long."""
+        while True:
+            await asyncio.sleep(_LOG_PERIOD)
+            if self.log_path().stat().st_size > _LONGEST_LOG:
+                os.truncate(self.log_path(), 0)
 
     def _probe(self, key: str, act: probes.Act) -> None:
         task = asyncio.create_task(probes.run(self.spec[key], self._prober, act))

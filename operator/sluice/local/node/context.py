@@ -5,6 +5,7 @@ Made by ``agent`` (Machine) and ``pod`` (PodContext); read by ``container`` and 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sluice.local.node.client import Client, Object
 from sluice.local.node.environment import field_value, resource_value
 from sluice.local.node.images import Images
 from sluice.local.node.launch import Launcher
+from sluice.local.node.rootfs import Mount
 from sluice.local.node.volumes import Volumes
 from sluice.local.settings import Settings, python_path
 
@@ -105,6 +107,31 @@ class PodContext:
             # The mark by which `down` finds processes that left their group.
             env["SLUICE_LOCAL_STATE"] = str(settings.state)
         return env
+
+    def account_kubeconfig(self, mounts: list[Mount]) -> dict[str, str]:
+        """Mode rewrite: the in-cluster account cannot be where clients look, so KUBECONFIG is."""
+        place = "/var/run/secrets/kubernetes.io/serviceaccount"
+        source = next((m["source"] for m in mounts if m["target"] == place), None)
+        if self.machine.isolated or source is None:
+            return {}
+        host, port = self.machine.api_address()
+        cluster = {"server": f"https://{host}:{port}", "certificate-authority": f"{source}/ca.crt"}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "pod",
+            "clusters": [{"name": "pod", "cluster": cluster}],
+            "users": [{"name": "pod", "user": {"tokenFile": f"{source}/token"}}],
+            "contexts": [
+                {
+                    "name": "pod",
+                    "context": {"cluster": "pod", "user": "pod", "namespace": self.namespace},
+                }
+            ],
+        }
+        path = self.directory / "kubeconfig"
+        path.write_text(json.dumps(config))
+        return {"KUBECONFIG": str(path)}
 
     def network_files(self) -> list[tuple[Path, str]]:
         """(file, mountPath) of what the kubelet writes for every container."""

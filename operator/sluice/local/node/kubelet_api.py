@@ -248,6 +248,8 @@ async def _read_log(
         while True:
             # Looked at before reading: what was written before the end is still read.
             ended = container.status.terminated is not None or container.log_path() != path
+            if os.fstat(log.fileno()).st_size < log.tell():  # begun anew because it was too long
+                log.seek(0)
             data = log.read(65536)
             if data:
                 yield data
