@@ -36,14 +36,18 @@ check: venv ## Lint, format, types, layers, dependencies, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry operator
-	@$(BIN)/python -m sluice.api.crd --check crds
+	@$(BIN)/python -m sluice.api.crd --check crds charts/sluice/files/crds
+	@$(BIN)/python -m sluice.api.reference --check docs/api.md
+	@$(BIN)/python -m tests.tools.manifests --check
 	@test ! -e operator/__init__.py || { echo "operator/__init__.py shadows the standard library; remove it"; exit 1; }
 
 bench: binaries ## Print the table of targets with what is measured here
 	@$(BIN)/python -m tests.bench
 
-crds: venv ## Write crds/ from the models in operator/sluice/api
-	@$(BIN)/python -m sluice.api.crd crds
+crds: venv ## Write crds/, the chart's copy, docs/api.md and manifests/base from their sources
+	@$(BIN)/python -m sluice.api.crd crds charts/sluice/files/crds
+	@$(BIN)/python -m sluice.api.reference docs/api.md
+	@$(BIN)/python -m tests.tools.manifests
 
 lock: venv ## Pin every dependency with hashes
 	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --group test --group check --group demo --group build \

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from tests.tools.helm import CHART, ROOT, helm
 
+from sluice.api.conditions import compute
+
 pytestmark = pytest.mark.cluster
 
 EXAMPLE = ROOT / "manifests" / "examples" / "iris.yaml"
@@ -91,6 +93,9 @@ def test_install_serve_upgrade_uninstall(
     )  # fmt: skip
     assert ask(cluster, namespace)["label"] == "setosa"
     assert f"iris.{namespace}.svc" in kubectl("get", "mdep", "-n", namespace, "-o", "wide")
+
+    body = json.loads(kubectl("get", "mdep/iris", "-n", namespace, "-o", "json"))
+    assert compute(body) == "Current"
 
     # What Git applied is what is there: no difference, and no field of spec is ours.
     assert managers_of_spec(kubectl, namespace) == {"kubectl"}
