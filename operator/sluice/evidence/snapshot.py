@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from sluice.evidence.arms import ArmDelta, ArmTotals
 from sluice.evidence.counters import EvidenceError, PodCounters, PodReading
+from sluice.evidence.routers import RouterReading, RouterReadings
 from sluice.objects.router_plan import Weights
 from sluice.stats.look import ArmLook, Cell, Look
-from sluice.traffic.observation import PodObservation, RouterObservation
 
 VERSION = 1
 CLOCK_SLACK = 0.5
@@ -65,7 +65,7 @@ class _ArmSums:
 
 def build_look(
     previous: Mapping[str, Any] | None,
-    routers: RouterObservation,
+    routers: RouterReadings,
     readings: Sequence[PodReading],
     *,
     stable: Arm,
@@ -111,7 +111,7 @@ def _names(arm: Arm) -> tuple[str, str]:
     return arm.slot, arm.revision
 
 
-def _why_not(before: Mapping[str, Any] | None, key: list[str], routers: RouterObservation) -> str:
+def _why_not(before: Mapping[str, Any] | None, key: list[str], routers: RouterReadings) -> str:
     if before is None:
         return "This is the first reading; the next one has something to compare with."
     if not key:
@@ -126,7 +126,7 @@ def _why_not(before: Mapping[str, Any] | None, key: list[str], routers: RouterOb
     return ""
 
 
-def _missing(routers: RouterObservation, readings: Sequence[PodReading]) -> str:
+def _missing(routers: RouterReadings, readings: Sequence[PodReading]) -> str:
     errors = [*routers.errors.values(), *(r.error for r in readings if r.error is not None)]
     if not errors:
         return ""
@@ -136,7 +136,7 @@ def _missing(routers: RouterObservation, readings: Sequence[PodReading]) -> str:
 
 def _snapshot(
     before: Mapping[str, Any] | None,
-    routers: RouterObservation,
+    routers: RouterReadings,
     readings: Sequence[PodReading],
     key: list[str],
     now: float,
@@ -170,7 +170,7 @@ def _pod_entry(c: PodCounters, *, warm: bool) -> dict[str, Any]:
     }
 
 
-def _router_entry(seen: PodObservation) -> dict[str, Any]:
+def _router_entry(seen: RouterReading) -> dict[str, Any]:
     return {
         "boot": seen.boot,
         "slots": {s: [c.predictions, c.failed, c.retried] for s, c in seen.counters.items()},
@@ -180,7 +180,7 @@ def _router_entry(seen: PodObservation) -> dict[str, Any]:
 def _sums(
     before: Mapping[str, Any],
     after: Mapping[str, Any],
-    routers: RouterObservation,
+    routers: RouterReadings,
     readings: Sequence[PodReading],
     arm: Arm,
     elapsed: float,
@@ -264,7 +264,7 @@ def _add_scores(
     sums.reference = reading.counters.score_reference or sums.reference
 
 
-def _router_difference(entry: Mapping[str, Any], seen: PodObservation, slot: str) -> list[int]:
+def _router_difference(entry: Mapping[str, Any], seen: RouterReading, slot: str) -> list[int]:
     now, was = _router_entry(seen)["slots"][slot], entry["slots"][slot]
     if now[0] < was[0] and was[0] > _WRAP // 2:
         now = [now[0] + _WRAP, *now[1:]]
