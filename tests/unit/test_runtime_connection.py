@@ -176,3 +176,23 @@ def test_who_goes_away_is_told_once() -> None:
         return len(gone)
 
     assert run(scenario) == 1
+
+
+def test_large_uploads_together_have_a_limit_and_the_room_is_given_back() -> None:
+    async def scenario() -> None:
+        async with listening(App(), Timeouts()) as (port, number):
+            port.max_buffered = 100_000
+            head = b"POST /1 HTTP/1.1\r\nContent-Length: 80000\r\n\r\n"
+            first, one = await asyncio.open_connection("127.0.0.1", number)
+            one.write(head + b"x" * 70_000)
+            async with asyncio.timeout(5):
+                while port.buffered < 70_000:  # noqa: ASYNC110 - a counter, not an event
+                    await asyncio.sleep(0.001)
+            second, two = await asyncio.open_connection("127.0.0.1", number)
+            two.write(head + b"x" * 70_000)
+            assert (await second.read()).startswith(b"HTTP/1.1 503 ")
+            one.write(b"x" * 10_000)
+            assert (await first.readline()).startswith(b"HTTP/1.1 200 ")
+            assert port.buffered == 0
+
+    run(scenario)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -132,6 +133,26 @@ def test_a_regression_answers_values_without_labels(tmp_path: Path) -> None:
         np.testing.assert_allclose([p["score"] for p in answer["predictions"]], expected)
         _, answer = running.post("/v1/models/line:predict", {"instances": built.rows[:3]})
         np.testing.assert_allclose(answer["predictions"], expected)
+
+
+def test_a_missing_value_that_a_converted_model_cannot_take_is_a_model_error(
+    tmp_path: Path,
+) -> None:
+    """scikit-learn raises there; ONNX Runtime would answer NaN, and that is never given out."""
+    built = support.build_regression(tmp_path)
+    manifest = support.read_manifest(built.path)
+    nullable = tuple(msgspec.structs.replace(i, nullable=True) for i in manifest.inputs)
+    files = {f.name: f.read_bytes() for f in built.path.iterdir() if f.name != "sluice.json"}
+    support.write_package(built.path, msgspec.structs.replace(manifest, inputs=nullable), files)
+    with serving(built.path) as running:
+        status, answer = running.post("/predict", {"a": None, "b": 1})
+        assert (status, answer["error"]["code"]) == (500, "ModelError")
+        status, answer = running.post("/predict", [{"a": 1, "b": 1}, {"a": None, "b": 1}])
+        assert status == 500
+        assert running.post("/predict", {"a": 1, "b": 1})[0] == 200
+        counters = running.counters()
+        assert counters["modelErrorsByClass"] == {"NonFiniteScore": 2}
+        assert counters["features"]["a"]["missing"] == 0
 
 
 def test_v1_and_v2_have_the_shapes_their_clients_expect(server: Server, iris: Built) -> None:

@@ -28,6 +28,9 @@ from sluice.runtime.served import Exchange
 
 MAX_PIPELINED = 64
 
+MAX_BUFFERED = 256 * 1024 * 1024
+"""Bytes of unfinished bodies that all connections of a port may hold together."""
+
 
 class App(Protocol):
     """What answers on a port."""
@@ -62,6 +65,8 @@ class Port:
     closing: bool = False
     """Answers say ``connection: close`` from now on."""
     connections: set[Connection] = field(default_factory=set)
+    max_buffered: int = MAX_BUFFERED
+    buffered: int = 0
 
     def protocol(self) -> Connection:
         """A protocol for a new connection."""
@@ -118,6 +123,7 @@ class Connection(asyncio.Protocol):
         self._owes_continue = False
         self._eof = False
         self._flushing = False
+        self._held = 0
         self._linger_until: float | None = None
 
     # asyncio's callbacks.
@@ -134,10 +140,21 @@ class Connection(asyncio.Protocol):
         self._parsed.extend(self._http.receive(data))
         if self._http.take_continue():
             self._owes_continue = True
+        self._account()
         self._take_requests(now)
         self._flush()
         if self._parsed:
             self._pause_reading()
+
+    def _account(self) -> None:
+        """Keep the port's sum of unfinished bodies; beyond the limit this one is refused."""
+        held = self._http.buffered
+        self._port.buffered += held - self._held
+        self._held = held
+        if held and self._port.buffered > self._port.max_buffered:
+            self._http.refuse()
+            self._parsed.append(BadRequest(503, "too many large requests at once; try again"))
+            self._account()
 
     def _take_requests(self, now: float) -> None:
         """Start requests, but only so many at once: a pipeline is one client's, not the queue."""
@@ -160,6 +177,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._port.connections.discard(self)
+        self._port.buffered -= self._held
+        self._held = 0
         self._tell_gone()
         self._waiting.clear()
         self._transport = None

@@ -42,54 +42,68 @@ def _any_value(spec: Input) -> Any:
 
 def openapi(manifest: Manifest, settings: Settings) -> bytes:
     """The OpenAPI document of this server."""
-    name = settings.deployment
-    row = {
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": settings.deployment,
+                "version": settings.revision or "1",
+                "description": f"{manifest.task} served by Sluice {__version__}.",
+            },
+            "paths": _paths(settings.deployment),
+            "components": {"schemas": _schemas(manifest)},
+        }
+    )
+
+
+def _paths(name: str) -> dict[str, Any]:
+    row, columns = _ref("Row"), _ref("Columns")
+    body = {"oneOf": [row, {"type": "array", "items": row}, columns]}
+    instances = {
         "type": "object",
-        "properties": {spec.name: _field_schema(spec) for spec in manifest.inputs},
-        "required": [spec.name for spec in manifest.inputs if spec.required],
-    }
-    columns = {
-        "type": "object",
+        "required": ["instances"],
         "properties": {
-            spec.name: {"type": "array", "items": _field_schema(spec)} for spec in manifest.inputs
+            "instances": {"type": "array", "items": {"oneOf": [row, {"type": "array"}]}}
         },
     }
-    ref = "#/components/schemas/"
-    body = {"oneOf": [{"$ref": f"{ref}Row"}, {"type": "array", "items": {"$ref": f"{ref}Row"}},
-                      {"$ref": f"{ref}Columns"}]}  # fmt: skip
-    instances = {"type": "object", "required": ["instances"], "properties": {
-        "instances": {"type": "array", "items": {"oneOf": [{"$ref": f"{ref}Row"},
-                                                           {"type": "array"}]}}}}  # fmt: skip
-    document = {
-        "openapi": "3.1.0",
-        "info": {
-            "title": name,
-            "version": settings.revision or "1",
-            "description": f"{manifest.task} served by Sluice {__version__}.",
+    ready = {"200": {"description": "Ready"}, "503": {"description": "Not ready"}}
+    any_object = {"type": "object"}
+    return {
+        "/predict": {
+            "post": _operation("Predict by feature name", body, _ref("Predictions"), "Error")
         },
-        "paths": {
-            "/predict": {"post": _operation("Predict by feature name", body, "Predictions", True)},
-            f"/v1/models/{name}:predict": {
-                "post": _operation("V1 predict", instances, "V1Predictions", False)
-            },
-            f"/v2/models/{name}/infer": {
-                "post": _operation("Open Inference Protocol", {"type": "object"}, None, False)
-            },
-            "/readyz": {"get": {"summary": "Ready", "responses": {
-                "200": {"description": "Ready"}, "503": {"description": "Not ready"}}}},
+        f"/v1/models/{name}:predict": {
+            "post": _operation("V1", instances, _ref("V1Predictions"), "PlainError")
         },
-        "components": {"schemas": {
-            "Row": row,
-            "Columns": columns,
-            "Predictions": _predictions_schema(manifest),
-            "V1Predictions": {"type": "object", "properties": {"predictions": {"type": "array"}}},
-            "Error": {"type": "object", "properties": {"error": {"type": "object", "properties": {
-                "code": {"type": "string"}, "message": {"type": "string"},
-                "field": {"type": "string"}}, "required": ["code", "message"]}}},
-            "PlainError": {"type": "object", "properties": {"error": {"type": "string"}}},
-        }},
-    }  # fmt: skip
-    return msgspec.json.encode(document)
+        f"/v2/models/{name}/infer": {
+            "post": _operation("Open Inference Protocol", any_object, any_object, "PlainError")
+        },
+        "/readyz": {"get": {"summary": "Ready for traffic", "responses": ready}},
+    }
+
+
+def _schemas(manifest: Manifest) -> dict[str, Any]:
+    fields = {spec.name: _field_schema(spec) for spec in manifest.inputs}
+    text = {"type": "string"}
+    return {
+        "Row": _object(fields, [spec.name for spec in manifest.inputs if spec.required]),
+        "Columns": _object({n: {"type": "array", "items": f} for n, f in fields.items()}),
+        "Predictions": _predictions_schema(manifest),
+        "V1Predictions": _object({"predictions": {"type": "array"}}),
+        "Error": _object(
+            {"error": _object({"code": text, "message": text, "field": text}, ["code", "message"])}
+        ),
+        "PlainError": _object({"error": text}),
+    }
+
+
+def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    return schema | ({"required": required} if required else {})
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _field_schema(spec: Input) -> dict[str, Any]:
@@ -105,31 +119,30 @@ def _field_schema(spec: Input) -> dict[str, Any]:
     return schema
 
 
-def _operation(summary: str, body: Any, answer: str | None, named: bool) -> dict[str, Any]:
-    ref = "#/components/schemas/"
-    content: dict[str, Any] = (
-        {"schema": {"$ref": ref + answer}} if answer else {"schema": {"type": "object"}}
-    )
-    error = {"schema": {"$ref": ref + ("Error" if named else "PlainError")}}
-    texts = {
-        "400": "The body does not fit the model's fields",
-        "404": "Another model's name or version",
-        "413": "Too large, or more than 10,000 rows",
-        "415": "Not JSON",
-        "500": "The model failed",
-        "503": "Busy, loading or shutting down; see Retry-After",
-        "504": "The model took too long",
-    }
-    responses: dict[str, Any] = {
-        status: {"description": text, "content": {"application/json": error}}
-        for status, text in texts.items()
-    }
-    responses["200"] = {"description": "Answered", "content": {"application/json": content}}
+_STATUSES = {
+    "400": "The body does not fit the model's fields",
+    "404": "Another model's name or version",
+    "413": "Too large, or more than 10,000 rows",
+    "415": "Not JSON",
+    "500": "The model failed",
+    "503": "Busy, loading or shutting down; see Retry-After",
+    "504": "The model took too long",
+}
+
+
+def _operation(summary: str, body: Any, answer: Any, error: str) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": {"description": "Answered", "content": _json(answer)}}
+    for status, text in _STATUSES.items():
+        responses[status] = {"description": text, "content": _json(_ref(error))}
     return {
         "summary": summary,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {"required": True, "content": _json(body)},
         "responses": responses,
     }
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
 
 
 def _predictions_schema(manifest: Manifest) -> dict[str, Any]:
@@ -138,14 +151,10 @@ def _predictions_schema(manifest: Manifest) -> dict[str, Any]:
     if labels is not None:
         item["label"] = {"enum": list(labels)}
         item["scores"] = {"type": "object", "additionalProperties": {"type": "number"}}
-    return {
-        "type": "object",
-        "required": ["predictions", "revision"],
-        "properties": {
-            "predictions": {"type": "array", "items": {"type": "object", "properties": item}},
-            "revision": {"type": "string"},
-        },
-    }
+    answers = {"type": "array", "items": _object(item)}
+    return _object(
+        {"predictions": answers, "revision": {"type": "string"}}, ["predictions", "revision"]
+    )
 
 
 # The page.

@@ -81,6 +81,9 @@ class ServingApp:
 
     def refuse(self, bad: BadRequest) -> Response:
         """The answer to bytes that are no request we can read."""
+        if bad.status == 503:
+            self._predictions.counters.finished(Outcome.SHED, -1, None)
+            return error_response(unavailable("Overloaded", bad.message), _family(bad.path))
         if _route(bad.path) is not None:
             self._predictions.counters.finished(Outcome.CLIENT_ERROR, -1, None)
         problem = Problem(bad.status, "BadRequest", bad.message)

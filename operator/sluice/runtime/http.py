@@ -138,10 +138,21 @@ class HttpConnection:
         """True between the first byte of a request and its last."""
         return self._message is not None
 
+    @property
+    def buffered(self) -> int:
+        """Bytes of an unfinished body that are held in memory."""
+        return self._message.body_bytes if self._message is not None else 0
+
     def take_continue(self) -> bool:
         """True once when the client waits for ``100 Continue`` before it sends the body."""
         wanted, self._wants_continue = self._wants_continue, False
         return wanted
+
+    def refuse(self) -> None:
+        """Take no more from this client: the server has no room."""
+        self._message = None
+        self._wants_continue = False
+        self.closed = True
 
     def receive(self, data: bytes) -> list[Event]:
         """Feed bytes; get the requests they complete."""
