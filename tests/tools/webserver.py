@@ -9,11 +9,19 @@ answers.  Every request is kept with its headers.
 from __future__ import annotations
 
 import contextlib
+import datetime
+import ipaddress
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 Handler = Callable[["Request"], None]
 
@@ -55,8 +63,12 @@ class Request(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, certificate: Path | None) -> None:
         super().__init__(("127.0.0.1", 0), Request)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.handler = handler
         self.kept: list[tuple[str, dict[str, str]]] = []
 
@@ -73,17 +85,46 @@ class WebServer:
 
 
 @contextlib.contextmanager
-def web_server(handler: Handler) -> Iterator[WebServer]:
-    """Run ``handler`` on a free port of the loopback address until the block ends."""
-    server = _Server(handler)
+def web_server(handler: Handler, certificate: Path | None = None) -> Iterator[WebServer]:
+    """Run ``handler`` on a free port of the loopback address until the block ends.
+
+    With ``certificate``, a file that ``self_signed`` made, it speaks https.
+    """
+    server = _Server(handler, certificate)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield WebServer(f"http://127.0.0.1:{server.server_address[1]}", server.kept)
+        scheme = "https" if certificate else "http"
+        yield WebServer(f"{scheme}://127.0.0.1:{server.server_address[1]}", server.kept)
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def self_signed(file: Path) -> Path:
+    """Write a key and a certificate for 127.0.0.1 to ``file``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    day = datetime.timedelta(days=1)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    form = serialization.PrivateFormat.PKCS8
+    secret = key.private_bytes(pem, form, serialization.NoEncryption())
+    file.write_bytes(certificate.public_bytes(pem) + secret)
+    return file
 
 
 def files(root: Path, *, etag: bool = True) -> Handler:

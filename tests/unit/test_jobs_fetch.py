@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.tools.packages import code_package, linear_package
 from tests.tools.s3server import S3Server, s3_server
-from tests.tools.webserver import Handler, Request, files, web_server
+from tests.tools.webserver import Handler, Request, files, self_signed, web_server
 
 from sluice.errors import PackageError, SluiceError, SourceError
 from sluice.jobs.fetch import Fetched, Limits, fetch, fetch_file, resolve
@@ -483,6 +483,33 @@ def test_a_server_in_trouble_is_worth_another_try(tmp_path: Path) -> None:
         ran = sluice("fetch", f"{server.url}/p", "--to", str(tmp_path / "got"), "--resolve")
     assert ran.returncode == 4
     assert json.loads(ran.stdout)["retryable"] is True
+
+
+def test_https_with_an_authority_of_ones_own(package: Path, tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path / "server.pem")
+    data = (package / "model.onnx").read_bytes()
+    stamp = {"Last-Modified": "Tue, 24 Nov 2026 05:00:00 GMT", "ETag": '"1"'}
+
+    def handler(request: Request) -> None:
+        if request.path.startswith("/down"):
+            request.reply(b"", 302, {"Location": "http://127.0.0.1:1/x"})
+        else:
+            found = request.path.endswith("/model.onnx")
+            request.reply(data if found else b"", 200 if found else 404, stamp)
+
+    with web_server(handler, certificate) as server:
+        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "r"}
+        environ = {**keys, "AWS_ENDPOINT_URL": server.url}
+        for number, uri in enumerate((f"{server.url}/model.onnx", "s3://models/model.onnx")):
+            to = str(tmp_path / f"got{number}")
+            ran = sluice("fetch", uri, "--to", to, "--resolve", **environ)
+            assert ran.returncode == 3
+            assert "certificate" in json.loads(ran.stdout)["message"]
+            trusted = {**environ, "SSL_CERT_FILE": str(certificate)}
+            ran = sluice("fetch", uri, "--to", to, "--resolve", **trusted)
+            assert ran.returncode == 0, ran.stderr
+        ran = sluice("fetch", f"{server.url}/down", "--to", to + "x", "--resolve", **trusted)
+        assert "from https to http" in json.loads(ran.stdout)["message"]
 
 
 def test_told_to_stop_it_leaves_nothing_behind(package: Path, tmp_path: Path) -> None:

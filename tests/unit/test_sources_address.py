@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sluice.errors import SourceError
 from sluice.sources import parse
+from sluice.sources.address import SCHEMES
 from sluice.sources.local import local_path
 
 HEX = "9f" * 32
@@ -40,6 +43,9 @@ def test_a_plain_path_is_a_file(tmp_path: object, monkeypatch: pytest.MonkeyPatc
         ("ftp://host/x", "UnsupportedScheme"),
         ("javascript://x", "UnsupportedScheme"),
         ("file://host/path", "InvalidAddress"),
+        ("file:///a%00b", "InvalidAddress"),
+        ("file:///a?b", "InvalidAddress"),
+        ("a\0b", "InvalidAddress"),
         ("pvc:///path", "InvalidAddress"),
         ("pvc://UPPER/path", "InvalidAddress"),
         ("pvc://claim/../../etc/passwd", "InvalidAddress"),
@@ -93,6 +99,27 @@ def test_content_address(text: str, digest: str | None) -> None:
             parse(text)
         return
     assert parse(text).content_digest == digest
+
+
+@given(
+    st.sampled_from(["", "file://", "pvc://", "http://", "https://", "s3://", "gs://"]),
+    st.text(max_size=60),
+    st.booleans(),
+)
+def test_any_text_is_understood_or_refused(scheme: str, text: str, secret: bool) -> None:
+    query = "?sig=hush-hush" if secret else ""
+    try:
+        address = parse(f"{scheme}{text}{query}")
+    except SourceError as error:
+        assert error.reason in ("InvalidAddress", "UnsupportedScheme") and error.hint
+        assert "hush-hush" not in str(error)
+        return
+    assert address.scheme in SCHEMES
+    if address.scheme in ("http", "https"):
+        assert "hush-hush" not in address.shown
+        assert parse(address.uri) == address
+    if address.scheme == "s3":
+        assert ".." not in address.path.split("/")
 
 
 def test_names_are_quoted_only_for_http() -> None:

@@ -66,6 +66,8 @@ class Address:
 
 def parse(text: str) -> Address:
     """The address that ``text`` means; a plain path is a file.  Raises SourceError."""
+    if "\0" in text:
+        raise _invalid("The address holds a NUL character", "Correct the address.")
     if "://" not in text:
         return Address("file", "", str(Path(text).absolute()), "")
     _check_characters(text)
@@ -79,6 +81,11 @@ def parse(text: str) -> Address:
             f"The scheme {parts.scheme!r} is not supported.",
             hint="Use file://, pvc://CLAIM/PATH, http(s):// or s3://BUCKET/KEY.",
             reason="UnsupportedScheme",
+        )
+    if (parts.query or parts.fragment) and parts.scheme not in ("http", "https"):
+        raise _invalid(
+            f"The address has a '?' or '#', which means nothing after {parts.scheme}://",
+            "Pin bytes by `digest`; percent-encode the character if it is part of a file's name.",
         )
     if "@" in parts.netloc:
         raise _invalid(
@@ -103,7 +110,14 @@ def _file(parts: SplitResult) -> Address:
         raise _invalid(
             f"file://{parts.netloc}… names a host", "Write three slashes: file:///path/to/package."
         )
-    return Address("file", "", unquote(parts.path) or "/", "")
+    return Address("file", "", _unquoted(parts.path) or "/", "")
+
+
+def _unquoted(path: str) -> str:
+    decoded = unquote(path)
+    if "\0" in decoded:
+        raise _invalid("The address holds a NUL character", "Correct the address.")
+    return decoded
 
 
 def _pvc(parts: SplitResult) -> Address:
@@ -111,7 +125,7 @@ def _pvc(parts: SplitResult) -> Address:
         raise _invalid(
             f"{parts.netloc!r} is not a claim's name", "Write pvc://CLAIM/path/in/the/volume."
         )
-    path = unquote(parts.path)
+    path = _unquoted(parts.path)
     if ".." in path.split("/"):
         raise _invalid("The path leaves the volume", "Write a path without '..'.")
     return Address("pvc", parts.netloc, path or "/", "")
@@ -125,10 +139,6 @@ def _s3(parts: SplitResult) -> Address:
         raise _invalid(
             "The key has an empty, '.' or '..' segment",
             "Keys with such segments are not supported.",
-        )
-    if parts.query or parts.fragment:
-        raise _invalid(
-            "An s3 address has no query", "Pin bytes by `digest`, not by an object version."
         )
     return Address("s3", parts.netloc, f"/{key}", "")
 

@@ -95,6 +95,15 @@ def denied(address: Address, detail: str = "") -> SourceError:
     )
 
 
+def untrusted(server: str) -> SourceError:
+    """The other side may be an impostor."""
+    return SourceError(
+        f"The TLS certificate of {server} is not trusted.",
+        hint="Point SSL_CERT_FILE at the authority that signed it.",
+        reason="AccessDenied",
+    )
+
+
 def unreachable(address: Address, detail: str) -> SourceError:
     """The other side does not answer, or answers that it cannot now."""
     return SourceError(

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import (
@@ -35,7 +36,11 @@ from sluice.sources.base import (
     missing,
     timed_out,
     unreachable,
+    untrusted,
 )
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 30
@@ -71,6 +76,9 @@ class S3:
     ) -> None:
         self.address = address
         self._prefix = address.path.strip("/")
+        more: ClientConfig = {}
+        if authority := _authority(os.environ):
+            more["root_certificate"] = authority
         try:
             self._store = S3Store(
                 address.host,
@@ -81,6 +89,7 @@ class S3:
                     "connect_timeout": timedelta(seconds=connect_seconds),
                     "read_timeout": timedelta(seconds=idle_seconds),
                     "timeout": timedelta(hours=24),  # the caller's deadline is the real one
+                    **more,
                 },
                 # All patience is in `transfer`, which knows what was already read.
                 retry_config={"max_retries": 0},
@@ -154,6 +163,21 @@ def _anonymous(environ: Mapping[str, str]) -> bool:
     return not any(environ.get(name) for name in _CREDENTIALS)
 
 
+def _authority(environ: Mapping[str, str]) -> bytes | None:
+    """Certificates to trust beside the system's: a store in one's own network has its own."""
+    path = environ.get("AWS_CA_BUNDLE") or environ.get("SSL_CERT_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"The certificate file {path} cannot be read: {error.strerror}.",
+            hint="Correct AWS_CA_BUNDLE or SSL_CERT_FILE.",
+            reason="AccessDenied",
+        ) from error
+
+
 def _endpoint(environ: Mapping[str, str]) -> str:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     return next((environ[name] for name in names if environ.get(name)), "")
@@ -193,6 +217,8 @@ def _explain(address: Address, error: Exception) -> SourceError:
             hint=f"Set AWS_REGION{'=' + region.group(1) if region else ''}.",
             reason="AccessDenied",
         )
+    if "InvalidCertificate" in text:
+        return untrusted(_where(text))
     if isinstance(error, PreconditionError):
         return unreachable(address, "the object changed while it was read")
     if "timed out" in text.lower() or "timedout" in text.lower():

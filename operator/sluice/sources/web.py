@@ -29,6 +29,7 @@ from sluice.sources.base import (
     missing,
     timed_out,
     unreachable,
+    untrusted,
 )
 
 MAX_REDIRECTS = 5
@@ -200,11 +201,7 @@ def _explain(address: Address, error: Exception) -> SourceError:
     if isinstance(error, TimeoutError):
         return timed_out(address, "no answer within the time limit")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLError):
-        return SourceError(
-            f"The TLS certificate of {address.host} is not trusted.",
-            hint="Point SSL_CERT_FILE at the authority that signed it.",
-            reason="AccessDenied",
-        )
+        return untrusted(address.host)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return unreachable(address, f"the name {address.host} is not known")
     if isinstance(error, aiohttp.ClientConnectorError):
