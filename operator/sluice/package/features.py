@@ -176,7 +176,11 @@ def _frame_column(spec: Input, values: np.ndarray[Any, Any]) -> Any:
     if spec.categorical:
         import pandas as pd
 
-        return pd.Categorical(values, categories=list(spec.categories or ()))
+        # As scikit-learn's models do it: a category that training never saw counts as missing.
+        categories = list(spec.categories or ())
+        codes = {name: code for code, name in enumerate(categories)}
+        found = [codes.get(value, -1) for value in values.tolist()]
+        return pd.Categorical.from_codes(found, categories=categories)
     if spec.type == "string":
         return np.where(values == None, np.nan, values)  # noqa: E711
     if spec.type in ("int", "bool") and not np.isnan(values).any():

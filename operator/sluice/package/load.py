@@ -249,9 +249,14 @@ def _opened(root: Path, relative: str, *, follow_first: bool = False) -> Iterato
     finally:
         for descriptor in opened:
             os.close(descriptor)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise PackageError(
+            f"{relative} is not a regular file.",
+            hint="Package the model again with `sluice package`.",
+            reason="Corrupt",
+        )
     with os.fdopen(fd, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise PackageError(f"{relative} is not a regular file.", reason="Corrupt")
         yield stream
 
 

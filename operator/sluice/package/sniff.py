@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import pickletools
+import re
 import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -83,29 +84,36 @@ def _compressed(data: bytes, compression: str) -> Sniffed:
     """joblib is the only one that compresses around a pickle; anything else is unknown."""
     stream, _ = expand(data)
     try:
-        head = stream.read(2)
+        head = stream.read(1)
+        code = head == b"\x80" or _is_old_pickle(head + stream.read(65536))
     except PackageError:
         raise
     except Exception as error:
         raise _unknown(f"it starts like {compression}, but: {str(error)[:100]}") from None
-    if head[:1] == b"\x80" or _is_old_pickle(head + stream.read(65536)):
+    if code:
         return Sniffed("joblib", "Code", f"compressed with {compression}")
     raise _unknown(f"it is {compression} around something that is not a pickle")
 
 
 def _is_old_pickle(data: bytes) -> bool:
-    """Protocols 0 and 1 have no magic; even a stream that breaks off may have run by then."""
+    """Protocols 0 and 1 have no magic: a whole stream, or one that names something and calls it.
+
+    The second because a stream that breaks off later may have run by then.
+    """
+    named = False
     seen = 0
     try:
-        for opcode, _, _ in pickletools.genops(io.BytesIO(data)):
+        for opcode, arg, _ in pickletools.genops(io.BytesIO(data)):
             seen += 1
-            if opcode.name in ("STOP", "REDUCE", "INST", "OBJ", "BUILD") and seen > 1:
+            if opcode.name in ("GLOBAL", "INST"):
+                named |= bool(re.fullmatch(r"[\w.]+ [\w.]+", str(arg)))
+            if named and opcode.name in ("REDUCE", "INST", "OBJ", "NEWOBJ", "BUILD"):
                 return True
             if seen > 10_000:
-                break
+                return named
     except Exception:
         return False
-    return False
+    return seen > 1
 
 
 def _onnx(model: OnnxFile, external_files: Collection[str]) -> Sniffed:
