@@ -618,6 +618,14 @@ def test_a_model_that_answers_differently_does_not_start(tmp_path: Path) -> None
     assert "golden example 1" in start_failure(tmp_path, built.path)
 
 
+def test_a_package_that_breaks_in_an_unforeseen_way_says_so_in_one_line(tmp_path: Path) -> None:
+    built = support.build_iris(tmp_path / "p")
+    files = {f.name: f.read_bytes() for f in built.path.iterdir() if f.name != "sluice.json"}
+    files["profile.json"] = b'{"features": {"sepal length (cm)": {"edges": ["low", "high"]}}}'
+    support.write_package(built.path, support.read_manifest(built.path), files)
+    assert start_failure(tmp_path, built.path).startswith("LoadFailed: The package cannot be")
+
+
 def test_a_changed_byte_does_not_start(tmp_path: Path) -> None:
     built = support.build_iris(tmp_path / "p")
     data = bytearray((built.path / "model.onnx").read_bytes())

@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from sluice.package.features import Columns
 from sluice.package.scoring import Answer
@@ -33,6 +36,8 @@ class Answered:
 
     answer: Answer
     columns: Columns
+    non_finite: int
+    """Rows whose scores may not be given out."""
 
 
 Result = Answered | BaseException
@@ -158,8 +163,10 @@ def run_batch(predictor: Predictor, reader: RowReader, jobs: Sequence[Job]) -> l
         if len(jobs) == 1:
             return [error]
         return [run_batch(predictor, reader, [job])[0] for job in jobs]
+    finite = answer.finite
+    sound = bool(finite.all())
     if len(jobs) == 1:
-        return [Answered(answer, columns)]
+        return [Answered(answer, columns, _count_false(finite, sound))]
     results: list[Result] = []
     start = 0
     for job in jobs:
@@ -173,6 +180,12 @@ def run_batch(predictor: Predictor, reader: RowReader, jobs: Sequence[Job]) -> l
                     None if answer.matrix is None else answer.matrix[part],
                 ),
                 {name: values[part] for name, values in columns.items()},
+                _count_false(finite[part], sound),
             )
         )
     return results
+
+
+def _count_false(finite: np.ndarray[Any, Any], sound: bool) -> int:
+    """How many are not finite; looked at only when the batch is not sound as a whole."""
+    return 0 if sound else int(np.count_nonzero(~finite))

@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
 from sluice.package.scoring import Answer
 from sluice.runtime.batching import Answered, Job, Result
 from sluice.runtime.counters import BUCKETS, Counters, Outcome
@@ -227,8 +225,8 @@ class _InFlight:
             return
         if isinstance(result, BaseException):
             self._model_error(result)
-        elif not (finite := result.answer.finite).all():
-            self._owner.counters.non_finite += int(np.count_nonzero(~finite))
+        elif result.non_finite:
+            self._owner.counters.non_finite += result.non_finite
             self._model_error(NonFiniteScore("the model answered a score that is not finite"))
         else:
             self._answered(result)

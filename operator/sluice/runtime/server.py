@@ -163,13 +163,27 @@ class Server:
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():
                 os._exit(0)  # told to stop while loading: a thread in a C library cannot be ended
-            loaded = loading.result()
-            self._serve(loaded, predictions)
+            loaded = self._begin(loading, predictions)
             started(loaded, *(sock.getsockname()[1] for sock in sockets))
             await stopped
             await self._drain(predictions)
         finally:
             sweeper.cancel()
+
+    def _begin(self, loading: asyncio.Future[Loaded], predictions: Predictions) -> Loaded:
+        """Serve what was loaded; whatever goes wrong here is a start that failed, with a reason."""
+        try:
+            loaded = loading.result()
+            self._serve(loaded, predictions)
+        except SluiceError:
+            raise
+        except Exception as error:
+            raise StartError(
+                f"The package cannot be served: {type(error).__name__}: {str(error)[:300]}.",
+                hint="Package the model again with `sluice package`.",
+                reason="LoadFailed",
+            ) from error
+        return loaded
 
     def _serve(self, loaded: Loaded, predictions: Predictions) -> None:
         """From here on predictions are answered."""
