@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sluice.evidence.counters import ServingPod, parse_counters
 from sluice.package.manifest import FileEntry, Input, Manifest, ModelFile, Output
 from sluice.runtime.counters import (
     LATENCY_BASE,
@@ -133,6 +134,25 @@ def test_the_document_is_json_and_names_its_process() -> None:
     assert document["schema"] == 1
     assert document["boot"] != second.boot
     assert (document["revision"], document["deployment"]) == ("r", "d")
+
+
+def test_the_operator_reads_what_the_runtime_writes() -> None:
+    counters = Counters(revision="r", deployment="d")
+    counters.use_profile(MANIFEST, PROFILE)
+    counters.finished(Outcome.OK, 7, 0.01, 2)
+    counters.finished(Outcome.MODEL_ERROR, 7, None)
+    counters.finished(Outcome.SHED, -1, None)
+    counters.observe_rows({"x": np.zeros(2), "c": text_column("a", "b")}, np.array([0.5, 2.0]))
+    pod = ServingPod(uid="u", name="p", revision="r", address="127.0.0.1")
+    read = parse_counters(json.dumps(counters.as_json()).encode(), pod)
+    assert (read.requests, read.model_errors, read.shed) == (3, 1, 1)
+    assert read.buckets == {7: (2, 0, 1)}
+    assert read.latency == {latency_bin(0.01): 1}
+    assert (read.scores, read.score_edges, read.score_reference) == (
+        (0, 1, 1),
+        (0.0, 1.0),
+        (1, 2, 3),
+    )
 
 
 def test_metrics_are_well_formed_and_agree_with_the_counters() -> None:

@@ -129,7 +129,9 @@ class Server:
         self._status = Status()
         if options.verdict_file is not None:
             self._status.verdict_missing = VerdictFile(options.verdict_file).missing
-        self._counters = Counters()
+        self._counters = Counters(
+            revision=options.revision or "", deployment=options.deployment or ""
+        )
         self._stop = asyncio.Event()
         self._hurry = False
         self._ports: list[Port] = []
