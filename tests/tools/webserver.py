@@ -56,6 +56,9 @@ class Request(BaseHTTPRequestHandler):
         server.kept.append((self.path, dict(self.headers)))
         server.handler(self)
 
+    do_PUT = do_GET
+    do_HEAD = do_GET
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Quiet."""
 

@@ -431,6 +431,34 @@ def test_push_and_fetch_by_s3(
     assert fetch(bare.uri, tmp_path / "4").digest == bare.digest
 
 
+def test_push_has_patience_and_needs_no_right_to_read(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is busy at first, and lets these credentials write only."""
+    busy = iter([503, 200])
+    stored: list[str] = []
+
+    def put(request: Request) -> None:
+        request.rfile.read(int(request.headers["Content-Length"]))
+        status = next(busy, 200)
+        if status == 200:
+            stored.append(request.path.rpartition("/")[2])
+        request.reply(b"", status, {"ETag": '"1"'})
+
+    def handler(request: Request) -> None:
+        if request.command == "PUT":
+            put(request)
+        else:
+            request.reply(b"", 403)
+
+    with web_server(handler) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+            monkeypatch.setenv(name, "x")
+        assert push(package, "s3://models/iris").uploaded == 3
+    assert stored == ["golden.json", "model.onnx", "sluice.json"]
+
+
 def test_an_unverified_package_is_not_pushed(package: Path, tmp_path: Path) -> None:
     (package / "model.onnx").write_bytes(b"x")
     with pytest.raises(PackageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,13 +16,13 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
-from tests.tools.packages import code_package, linear_package, linear_score
+from tests.tools.packages import code_package, linear_package, linear_score, write_package
 
 from sluice.errors import PackageError
 from sluice.jobs.gates import Bench, CannotJudgeError
 from sluice.jobs.validate import GateResult, Plan, Validation, read_gates, report, validate
 from sluice.jobs.worker import judge
-from sluice.package.manifest import Input
+from sluice.package.manifest import Input, Output, decode
 
 OPERATOR = Path(__file__).parents[2] / "operator"
 WEIGHTS = {"a": 1.0, "b": -2.0}
@@ -74,6 +75,25 @@ def test_examples_that_are_answered_otherwise(tmp_path: Path) -> None:
     assert failed(gates) == ["golden"]
     assert "1 of 8" in gates["golden"].message and "row 5" in gates["golden"].message
     assert failed(run(tmp_path / "p", gates={"golden": {"tolerance": 1e-6}})) == []
+
+
+def test_a_label_that_is_answered_otherwise(tmp_path: Path) -> None:
+    row = {"a": 1.0, "b": 0.0}
+    score = linear_score(WEIGHTS, 0.0)(row)
+    linear_package(tmp_path / "p", golden=[row], golden_scores=[score], threshold=score)
+    at_the_threshold = run(tmp_path / "p", gates={"golden": {"tolerance": 1e-6}})
+    assert failed(at_the_threshold) == []
+    golden = tmp_path / "p" / "golden.json"
+    swapped = golden.read_bytes().replace(b'"label":1', b'"label":0')
+    files = {"model.onnx": (tmp_path / "p" / "model.onnx").read_bytes(), "golden.json": swapped}
+    manifest = decode((tmp_path / "p" / "sluice.json").read_bytes())
+    keep = {n: getattr(manifest, n) for n in ("name", "task", "model", "inputs")}
+    write_package(tmp_path / "tie", files, output=manifest.output, **keep)
+    assert failed(run(tmp_path / "tie", gates={"golden": {"tolerance": 1e-6}})) == []
+    output = Output(labels=(0, 1), positive=1, threshold=0.3)
+    write_package(tmp_path / "off", files, output=output, **keep)
+    message = run(tmp_path / "off")["golden"].message
+    assert message == "recorded example 0 has label 1, recorded 0"
 
 
 def test_a_score_that_is_no_number(tmp_path: Path) -> None:
@@ -375,6 +395,16 @@ def test_a_dataset_that_is_none_is_no_verdict(
     with pytest.raises(CannotJudgeError) as error:
         validate(Plan(v1, gates=quality(check), dataset=tmp_path / "d"))
     assert error.value.reason == reason and error.value.hint
+
+
+def test_the_dataset_is_the_one_that_was_named(v1: Path, tmp_path: Path) -> None:
+    data = dataset(tmp_path / "d.parquet", rows=100)
+    right = "sha256:" + hashlib.sha256(data.read_bytes()).hexdigest()
+    check = {"metric": "accuracy", "min": 0.0}
+    assert failed(run(v1, gates=quality(check, digest=right), dataset=data)) == []
+    with pytest.raises(CannotJudgeError) as error:
+        validate(Plan(v1, gates=quality(check, digest="sha256:" + "0" * 64), dataset=data))
+    assert error.value.reason == "DigestMismatch"
 
 
 def test_rows_are_bounded_and_unlabelled_ones_left_out(v1: Path, tmp_path: Path) -> None:

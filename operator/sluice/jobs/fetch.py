@@ -16,6 +16,7 @@ from typing import Any
 
 from sluice.errors import PackageError, SluiceError, SourceError
 from sluice.jobs import place
+from sluice.package.inspect import imports_of
 from sluice.package.load import Package, open_package
 from sluice.package.manifest import (
     MANIFEST_NAME,
@@ -129,7 +130,7 @@ def resolve(fetched: Fetched, *, max_bytes: int = NO_LIMITS_GIVEN.max_bytes) -> 
         "format": manifest.model.format,
         "class": manifest.model.trust_class,
         "size": fetched.size,
-        "imports": list(manifest.imports[:MAX_IMPORTS]),
+        "imports": imports_of(package)[:MAX_IMPORTS],
         "mutableSource": fetched.mutable,
     }
 

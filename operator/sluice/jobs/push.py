@@ -19,6 +19,8 @@ from sluice.package.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from sluice.sources import Address, Destination, open_destination, parse
 from sluice.sources.transfer import human, silent
 
+RETRY_SECONDS = (0.5, 2.0, 5.0)
+
 
 @dataclass(frozen=True)
 class Pushed:
@@ -61,9 +63,9 @@ async def _push(
             return Pushed(target.uri, package.digest, 0)
         for entry in package.manifest.files:
             progress(f"{entry.path} ({human(entry.size)})")
-            await destination.write(entry.path, package.path / entry.path)
-        await destination.write(MANIFEST_NAME, package.path / MANIFEST_NAME)
-        await _confirm(destination, manifest, MANIFEST_NAME)
+            await _write(destination, entry.path, package.path / entry.path, progress)
+        await _write(destination, MANIFEST_NAME, package.path / MANIFEST_NAME, progress)
+        await _confirm(destination, manifest, progress)
         return Pushed(target.uri, package.digest, len(package.manifest.files) + 1)
     finally:
         await destination.close()
@@ -75,7 +77,7 @@ async def _push_bare(
     """A model file without a package: one object, no ``sluice.json``."""
     name = package.path.name
     uri = destination.address.child(name).uri
-    if not force and await destination.size(name) == package.size:
+    if not force and await _has_size(destination, name, package.size):
         progress(f"{destination.address.child(name).shown} is there already.")
         return Pushed(uri, package.digest, 0)
     # The verified bytes, not the path: the file could have changed since it was opened.
@@ -83,24 +85,62 @@ async def _push_bare(
         verified = Path(scratch) / name
         verified.write_bytes(package.model_bytes)
         progress(f"{name} ({human(package.size)})")
-        await destination.write(name, verified)
+        await _write(destination, name, verified, progress)
     return Pushed(uri, package.digest, 1)
 
 
-async def _is_there(destination: Destination, manifest: bytes, package: Package) -> bool:
-    if await destination.read(MANIFEST_NAME, MAX_MANIFEST_BYTES + 1) != manifest:
+async def _has_size(destination: Destination, name: str, size: int) -> bool:
+    try:
+        return await destination.size(name) == size
+    except SourceError as error:
+        if error.reason != "AccessDenied":
+            raise
         return False
+
+
+async def _write(
+    destination: Destination, name: str, file: Path, progress: Callable[[str], None]
+) -> None:
+    """Write a file, again when the store has a bad moment; writing twice changes nothing."""
+    for wait in RETRY_SECONDS:
+        try:
+            return await destination.write(name, file)
+        except SourceError as error:
+            if not error.retryable:
+                raise
+            progress(f"{error.message} Trying again in {wait:g} s.")
+            await asyncio.sleep(wait)
+    return await destination.write(name, file)
+
+
+async def _is_there(destination: Destination, manifest: bytes, package: Package) -> bool:
+    try:
+        if await destination.read(MANIFEST_NAME, MAX_MANIFEST_BYTES + 1) != manifest:
+            return False
+    except SourceError as error:
+        if error.reason != "AccessDenied":
+            raise
+        return False  # credentials that may write but not read: writing will tell
     for entry in package.manifest.files:
-        if await destination.size(entry.path) != entry.size:
+        if not await _has_size(destination, entry.path, entry.size):
             return False
     return True
 
 
-async def _confirm(destination: Destination, data: bytes, name: str) -> None:
+async def _confirm(
+    destination: Destination, manifest: bytes, progress: Callable[[str], None]
+) -> None:
     """Read back what makes it a package, so that success is said only of what can be fetched."""
-    if await destination.read(name, len(data) + 1) != data:
+    try:
+        found = await destination.read(MANIFEST_NAME, len(manifest) + 1)
+    except SourceError as error:
+        if error.reason != "AccessDenied":
+            raise
+        progress("Written; these credentials may not read it back.")
+        return
+    if found != manifest:
         raise SourceError(
-            f"{destination.address.child(name).shown} does not read back as it was written.",
+            f"{destination.address.shown} does not read back as it was written.",
             hint="Push again; check the store.",
             reason="Truncated",
             retryable=True,

@@ -8,6 +8,7 @@ gate instead of taking the report with it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -93,6 +94,7 @@ def validate(
             reason=refused.reason,
         )
     del package
+    _check_dataset(plan)
     results: list[GateResult] = []
     waiting = list(plan.run)
     loaded = False
@@ -116,6 +118,21 @@ def validate(
                 if outcome.ended:
                     break
     return Validation(results, loaded, [])
+
+
+def _check_dataset(plan: Plan) -> None:
+    """The rows are those that the digest names, or nothing is judged on them."""
+    wanted = plan.gates.get("quality", {}).get("dataset", {}).get("digest")
+    if wanted is None or plan.dataset is None or not plan.dataset.is_file():
+        return
+    with plan.dataset.open("rb") as stream:
+        found = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    if found != wanted:
+        raise CannotJudgeError(
+            f"The dataset {plan.dataset} has digest {found}, not {wanted}.",
+            hint="Fetch the right file, or correct quality.dataset.digest.",
+            reason="DigestMismatch",
+        )
 
 
 @dataclass(frozen=True)
