@@ -478,6 +478,7 @@ JUDGING = [
     Case(f"{ANALYSIS}.interval", "999ms", "1s", "between 1s and 5m"),
     Case(f"{ANALYSIS}.interval", "7d", "5m", "should match"),
     Case(f"{ANALYSIS}.alpha", 0.5, 0.05, "less than or equal to 0.2"),
+    Case(f"{ANALYSIS}.alpha", 0, 0.2, "between 0.0001 and 0.2"),
     Case(
         f"{ANALYSIS}.checks",
         [{"name": "slow", "type": "Latency"}],

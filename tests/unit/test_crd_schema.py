@@ -83,6 +83,15 @@ def test_everything_is_bounded(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
+def test_fractional_bounds_have_a_rule(kind: Kind) -> None:
+    """The API server compares a whole number with the bound's whole part: 0 passes 0.0001."""
+    for path, node in nodes(kind):
+        bounds = [node[k] for k in ("minimum", "maximum") if k in node]
+        if any(bound != int(bound) for bound in bounds):
+            assert node.get(VALIDATIONS), path
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_no_key_or_enum_is_a_boolean_in_yaml_1_1(kind: Kind) -> None:
     words = {path.rsplit(".", 1)[-1] for path, _ in nodes(kind)}
     words |= {value for _, node in nodes(kind) for value in node.get("enum", [])}

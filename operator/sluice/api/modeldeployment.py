@@ -640,6 +640,10 @@ class Analysis(Block):
         le=0.2,
         description="Chance of taking back a candidate that is not worse, over a whole rollout: "
         "half for the canary, half for the watch.",
+        json_schema_extra=rules(
+            # The API server compares a whole number with the bound's whole part: 0 would pass.
+            must("self >= 0.0001 && self <= 0.2", "must be between 0.0001 and 0.2: write 0.01")
+        ),
     )
     checks: Annotated[list[Check], Field(min_length=1, max_length=16)] | None = Field(
         default=None,

@@ -1,0 +1,110 @@
+"""Whatever the API server accepts, the operator can read: random specs made from the schema."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.integration.test_api_server import Server, minimal, server
+
+from sluice.api.crd import crd
+from sluice.api.duration import DURATION_PATTERN
+from sluice.api.kinds import KINDS, MODEL_DEPLOYMENT, Kind
+from sluice.api.meta import API_VERSION
+
+pytestmark = pytest.mark.cluster
+__all__ = ["server"]  # the fixture that installs the CRDs
+
+SAMPLES = {
+    "uri": ["s3://models/iris", "pvc://claim/iris", "file:///models/ä", "https://h:1/a?b=%20"],
+    "unknown": ["", " ", "a", "ß", "x" * 63, "1", "a/b", "line\nbreak", "null", "5m"],
+}
+
+
+def values(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Mostly legal values of ``schema``; the API server decides."""
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    if "x-kubernetes-int-or-string" in schema:
+        return st.one_of(st.integers(0, 9), st.sampled_from(["250m", "0.5", "1Gi", "2"]))
+    kind = schema["type"]
+    if kind == "integer":
+        return st.integers(schema["minimum"], schema["maximum"])
+    if kind == "number":
+        low, high = schema.get("minimum", -9.0), schema.get("maximum", 9.0)
+        return st.one_of(
+            st.floats(low, high, allow_nan=False), st.sampled_from([low, high, int(high)])
+        )
+    if kind == "boolean":
+        return st.booleans()
+    if kind == "array":
+        return st.lists(values(name, schema["items"]), min_size=1, max_size=3)
+    if kind == "object":
+        return objects(schema)
+    if schema.get("pattern") == DURATION_PATTERN:
+        return st.sampled_from(["1ms", "50ms", "1s", "10s", "1m30s", "2m", "1h", "24h", "0s"])
+    if name == "uri":
+        return st.sampled_from(SAMPLES["uri"])
+    if "pattern" in schema:
+        text = st.from_regex(schema["pattern"].replace("$", "\\Z"))
+        return text.filter(lambda t: len(t) <= schema["maxLength"])
+    return st.sampled_from([t for t in SAMPLES["unknown"] if len(t) <= schema["maxLength"]])
+
+
+def objects(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Objects with their required fields and some of the others."""
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 9), max_size=2)
+    if "additionalProperties" in schema:
+        keys = st.sampled_from(["team", "example.com/team", "a.b", "bad key", "x" * 64])
+        return st.dictionaries(keys, values("", schema["additionalProperties"]), max_size=2)
+    required = set(schema.get("required", []))
+    fields = {name: values(name, child) for name, child in schema["properties"].items()}
+    return st.fixed_dictionaries(
+        {n: s for n, s in fields.items() if n in required},
+        optional={n: s for n, s in fields.items() if n not in required},
+    )
+
+
+def specs(kind: Kind) -> st.SearchStrategy[Any]:
+    """A minimal spec with one or two of its parts replaced by random ones."""
+    version = crd(kind)["spec"]["versions"][0]
+    parts = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    base = minimal(kind)["spec"]
+    return st.lists(st.sampled_from(sorted(parts)), min_size=1, max_size=2, unique=True).flatmap(
+        lambda chosen: st.fixed_dictionaries(
+            {n: st.just(v) for n, v in base.items() if n not in chosen}
+            | {n: values(n, parts[n]) for n in chosen}
+        )
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_what_is_accepted_can_be_read(server: Server, kind: Kind) -> None:
+    seen: Counter[int] = Counter()
+
+    @settings(
+        max_examples=200 if kind is MODEL_DEPLOYMENT else 60,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(specs(kind))
+    def attempt(spec: dict[str, Any]) -> None:
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": kind.kind,
+            "metadata": {"name": "fuzz"},
+            "spec": spec,
+        }
+        status, answer = server.try_create(kind, body)
+        seen[status] += 1
+        assert status in (201, 422), answer
+        if status == 201:
+            kind.parts["spec"].model_validate(answer["spec"])
+
+    attempt()
+    assert seen[201] >= 15, f"too few were accepted to say anything: {seen}"
