@@ -1,4 +1,4 @@
-"""``sluice package``, ``inspect`` and ``trust request``: looked at before loaded, asked before run."""
+"""``sluice package``, ``inspect``, ``trust request``: looked at before loaded, asked before run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from tests.unit import package_support as support
 
 from sluice.api.trustpolicy import TrustPolicySpec
 from sluice.cli import group
@@ -19,7 +20,6 @@ from sluice.errors import SluiceError
 from sluice.package.from_file import Options, package_file
 from sluice.package.load import open_package
 from sluice.package.manifest import digest_of
-from tests.unit import package_support as support
 
 
 def sluice(*args: Any) -> Result:
@@ -54,7 +54,14 @@ def test_a_file_becomes_a_package(folder: Path, model: str, rows: str) -> None:
     file = folder / model
     options = ["--label", "late", "--threshold", 0.6, "--name", "flights", "--nullable", "a"]
     result = sluice(
-        "package", file, "--examples", folder / rows, *options, *trusted(file), "--out", folder / "p"
+        "package",
+        file,
+        "--examples",
+        folder / rows,
+        *options,
+        *trusted(file),
+        "--out",
+        folder / "p",
     )
     assert result.exit_code == 0, result.output
     assert "sklearn.linear_model._logistic.LogisticRegression" in result.stderr
@@ -161,10 +168,19 @@ def test_source_given_with_code_is_used_to_load_the_file(folder: Path) -> None:
 
 def test_a_graph_needs_no_consent(folder: Path) -> None:
     file = folder / "model.joblib"
-    sluice("package", file, "--examples", folder / "rows.csv", *trusted(file), "--out", folder / "p")
+    sluice(
+        "package", file, "--examples", folder / "rows.csv", *trusted(file), "--out", folder / "p"
+    )
     graph = folder / "p" / "model.onnx"
     result = sluice(
-        "package", graph, "--examples", folder / "rows.csv", "--label", "late", "--out", folder / "q"
+        "package",
+        graph,
+        "--examples",
+        folder / "rows.csv",
+        "--label",
+        "late",
+        "--out",
+        folder / "q",
     )
     assert result.exit_code == 0, result.exception
     manifest = open_package(folder / "q").manifest
@@ -209,7 +225,9 @@ def test_wrong_examples_are_named(folder: Path) -> None:
 
 def test_inspect_tells_a_person_and_a_program(folder: Path) -> None:
     file = folder / "model.joblib"
-    sluice("package", file, "--examples", folder / "rows.csv", *trusted(file), "--out", folder / "p")
+    sluice(
+        "package", file, "--examples", folder / "rows.csv", *trusted(file), "--out", folder / "p"
+    )
     shown = sluice("inspect", folder / "p")
     assert shown.exit_code == 0
     assert "needs no trust decision" in shown.stdout and "threshold 0.5" in shown.stdout
@@ -253,11 +271,21 @@ def test_data_needs_no_trust_request_and_names_are_checked(folder: Path) -> None
     )
 
 
-def test_names_in_a_package_cannot_forge_the_request(folder: Path) -> None:
+def test_a_manifest_cannot_hide_or_forge_what_is_imported(folder: Path) -> None:
     file = folder / "model.joblib"
     arguments = ["--examples", folder / "rows.csv", *trusted(file), "--out", folder / "p"]
     sluice("package", file, *arguments, "--no-convert")
     name = "sklearn.pipeline.Pipeline"
-    support.rewrite(folder / "p", f'"{name}"', f'"{name}\\nspec: {{namespaces: [kube-system]}}"')
+    support.rewrite(folder / "p", f'"{name}"', '"harmless\\nspec: {namespaces: [kube-system]}"')
     shown = sluice("trust", "request", folder / "p", "-n", "churn")
     assert yaml.safe_load(shown.stdout)["spec"]["namespaces"] == ["churn"]
+    assert name in shown.stdout and "harmless" not in shown.stdout
+    assert name in json.loads(sluice("inspect", folder / "p", "--json").stdout)["imports"]
+
+
+def test_names_in_a_pickle_cannot_forge_the_output(folder: Path) -> None:
+    file = folder / "evil.pkl"
+    name = "os\n  problem     none\x1b[2K"
+    file.write_bytes(b"\x80\x04\x8c" + bytes([len(name)]) + name.encode() + b"\x8c\x04exit\x93.")
+    shown = sluice("inspect", file).stdout
+    assert "\x1b" not in shown and "os?  problem" in shown

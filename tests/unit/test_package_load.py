@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.unit import package_support as support
 
 import sluice
 from sluice.errors import PackageError
 from sluice.package.load import open_package, wrap_bare
 from sluice.package.manifest import MANIFEST_NAME, decode, digest_of, encode
-from tests.unit import package_support as support
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ from sklearn.ensemble import (
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from tests.unit import package_support as support
 
 import sluice
 from sluice.errors import InvalidInputError, PackageError, SluiceError
 from sluice.package.features import columns_from_rows
 from sluice.package.load import Package, open_package
 from sluice.package.scoring import OnnxScorer, PythonScorer, answer
-from tests.unit import package_support as support
 
 
 def save(out: Path, model: Any, *args: Any, **options: Any) -> Package:
@@ -182,7 +182,7 @@ def test_not_nullable_by_override(tmp_path: Path) -> None:
 
 def test_an_override_of_an_unknown_column_is_refused(tmp_path: Path) -> None:
     model, frame, label = support.linear()
-    with pytest.raises(InvalidInputError, match="'pressure'.*not a column"):
+    with pytest.raises(InvalidInputError, match=r"'pressure'.*not a column"):
         save(tmp_path, model, frame, label, nullable=["pressure"])
 
 
@@ -292,7 +292,7 @@ def test_columns_are_put_into_the_order_of_training(tmp_path: Path) -> None:
 def test_examples_that_do_not_fit_are_refused_by_name(
     tmp_path: Path, change: Any, says: str
 ) -> None:
-    model, frame, label = support.linear()
+    model, frame, _ = support.linear()
     with pytest.raises(InvalidInputError, match=says):
         save(tmp_path, model, change(frame), None)
     assert not (tmp_path / "package").exists()
@@ -333,7 +333,7 @@ except sluice.errors.PackageError as error: print(error.reason, error)
 
 def test_a_lambda_is_refused_with_the_way_out(tmp_path: Path) -> None:
     frame, label = support.table()
-    model = make_pipeline(FunctionTransformer(lambda X: X), LogisticRegression())  # noqa: N803
+    model = make_pipeline(FunctionTransformer(lambda X: X), LogisticRegression())
     with pytest.raises(PackageError, match=r"features\.py") as error:
         save(tmp_path, model.fit(frame, label), frame, label)
     assert error.value.reason == "NotPicklable"

@@ -21,6 +21,7 @@ def request(package: Path, namespaces: tuple[str, ...]) -> None:
     """Print the TrustPolicy that admits exactly PACKAGE; an administrator applies it."""
     import yaml
 
+    from sluice.package.inspect import imports_of, printable
     from sluice.package.load import open_package
     from sluice.package.trust import trust_policy
 
@@ -29,13 +30,10 @@ def request(package: Path, namespaces: tuple[str, ...]) -> None:
     policy = trust_policy(
         manifest.name, opened.digest, list(namespaces), manifest.model.trust_class
     )
-    click.echo(f"# {manifest.model.file}: {manifest.model.format}, loading it runs code.")
-    for name in manifest.imports[:40]:
-        click.echo(f"#   imports {_one_line(name)}")
+    click.echo(
+        f"# {manifest.model.format} of class {manifest.model.trust_class}: loading it runs code."
+    )
+    for name in imports_of(opened)[:40]:
+        click.echo(f"#   imports {printable(name)}")
     click.echo("# Review what made it, then: kubectl apply -f THIS_FILE")
     click.echo(yaml.safe_dump(policy, sort_keys=False), nl=False)
-
-
-def _one_line(name: str) -> str:
-    """A name from the package must not end the comment it is printed in."""
-    return "".join(c if c.isprintable() else "?" for c in name)

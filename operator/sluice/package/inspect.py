@@ -19,6 +19,13 @@ from sluice.package.trust import requires_trust, ways_out
 MAX_FILE_BYTES = 4 * 1024**3
 
 
+def imports_of(package: Package) -> list[str]:
+    """What loading the model would import, read from its bytes: a manifest may claim less."""
+    if package.manifest.model.trust_class != "Code":
+        return []
+    return inspect_pickle(package.model_bytes).imports
+
+
 def inspect(path: Path) -> dict[str, Any]:
     """A JSON-ready description; ``problems`` is empty when the package could be served here."""
     try:
@@ -47,6 +54,7 @@ def _describe(package: Package) -> dict[str, Any]:
         "unlisted": _unlisted(package),
         "problems": problems,
         **to_dict(package.manifest),
+        "imports": imports_of(package),
     }
     return result
 
@@ -86,6 +94,11 @@ def _not_a_package(path: Path, error: PackageError) -> dict[str, Any]:
     return result
 
 
+def printable(text: str) -> str:
+    """Text from a package on one line: it must not move the cursor or start a line of its own."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def table(report: dict[str, Any]) -> list[str]:
     """The same for a person."""
     lines = [f"{report['path']}  ({report['kind']})"]
@@ -96,7 +109,7 @@ def table(report: dict[str, Any]) -> list[str]:
     else:
         lines += _package_lines(report)
     lines += [f"  problem     {p['reason']}: {p['message']}" for p in report["problems"]]
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _file_lines(report: dict[str, Any]) -> list[str]:
