@@ -1,4 +1,6 @@
-"""Whatever the API server accepts, the operator can read: random specs made from the schema."""
+"""Random objects made from the schema: what the API server accepts the operator can read, and what
+the operator writes as status the API server keeps, every field of it.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,9 @@ SAMPLES = {
 }
 
 
+TIMES = st.just("2026-01-01T00:00:00Z")
+
+
 def values(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Mostly legal values of ``schema``; the API server decides."""
     if "enum" in schema:
@@ -44,6 +49,8 @@ def values(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         return st.lists(values(name, schema["items"]), min_size=1, max_size=3)
     if kind == "object":
         return objects(schema)
+    if schema.get("format") == "date-time":
+        return TIMES
     if schema.get("pattern") == DURATION_PATTERN:
         return st.sampled_from(["1ms", "50ms", "1s", "10s", "1m30s", "2m", "1h", "24h", "0s"])
     if name == "uri":
@@ -51,7 +58,8 @@ def values(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     if "pattern" in schema:
         text = st.from_regex(schema["pattern"].replace("$", "\\Z"))
         return text.filter(lambda t: len(t) <= schema["maxLength"])
-    return st.sampled_from([t for t in SAMPLES["unknown"] if len(t) <= schema["maxLength"]])
+    low, high = schema.get("minLength", 0), schema["maxLength"]
+    return st.sampled_from([t for t in SAMPLES["unknown"] if low <= len(t) <= high])
 
 
 def objects(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
@@ -108,3 +116,32 @@ def test_what_is_accepted_can_be_read(server: Server, kind: Kind) -> None:
 
     attempt()
     assert seen[201] >= 15, f"too few were accepted to say anything: {seen}"
+
+
+def test_status_is_kept_as_written(server: Server, namespace: str) -> None:
+    place = f"/apis/{API_VERSION}/namespaces/{namespace}/modeldeployments"
+    status, answer = server.call("POST", place, minimal(MODEL_DEPLOYMENT))
+    assert status == 201, answer
+    model = MODEL_DEPLOYMENT.parts["status"]
+    version = crd(MODEL_DEPLOYMENT)["spec"]["versions"][0]
+    schema = version["schema"]["openAPIV3Schema"]["properties"]["status"]
+
+    @settings(
+        max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(objects(schema))
+    def attempt(drawn: dict[str, Any]) -> None:
+        kinds = [c["type"] for c in drawn.get("conditions", [])]
+        if len(kinds) != len(set(kinds)):
+            return
+        written = model.model_validate(drawn).model_dump(by_alias=True, exclude_none=True)
+        status, answer = server.call(
+            "PUT",
+            f"{place}/iris/status?dryRun=All&fieldValidation=Strict",
+            {**minimal(MODEL_DEPLOYMENT), "status": written, "metadata": answer_metadata},
+        )
+        assert status == 200, answer
+        assert answer["status"] == written
+
+    answer_metadata = {"name": "iris", "resourceVersion": answer["metadata"]["resourceVersion"]}
+    attempt()

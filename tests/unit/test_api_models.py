@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,14 @@ from pydantic import ValidationError
 from sluice.api.duration import human, seconds
 from sluice.api.modeldeployment import ModelDeploymentSpec, ResourceList
 from sluice.api.modelrevision import RevisionSpec
-from sluice.api.status import Condition, ModelDeploymentStatus, Role, Weight
+from sluice.api.status import (
+    CheckStatus,
+    Condition,
+    GateStatus,
+    ModelDeploymentStatus,
+    Role,
+    Weight,
+)
 from sluice.api.trustpolicy import TrustPolicySpec
 
 
@@ -109,3 +118,17 @@ def test_a_record_keeps_what_it_does_not_understand() -> None:
         }
     )
     assert record.model_dump(by_alias=True)["podTemplate"] == template
+
+
+def test_numbers_that_json_cannot_hold_are_absent_from_status() -> None:
+    check = CheckStatus(
+        name="errors", verdict="NoData", low=-math.inf, high=math.inf, effect=math.nan
+    )
+    written = check.model_dump(by_alias=True, exclude_none=True)
+    assert not {"low", "high", "effect"} & written.keys()
+
+
+def test_a_long_sentence_is_cut_and_says_so() -> None:
+    gate = GateStatus(name="smoke", verdict="Fail", message="x" * 600)
+    assert len(gate.message) == 512
+    assert gate.message.endswith("x…")

@@ -1,15 +1,35 @@
-"""Status of a ModelDeployment: a projection for people and tools, never read for decisions."""
+"""Status of a ModelDeployment: a projection for people and tools, never read for decisions.
+
+Building one never fails over a number that is not finite or a sentence that is too long: telling
+people must not stop the judging.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sluice.api.base import Block
 from sluice.api.cel import keyed
 
-Message = Annotated[str, Field(max_length=512)]
+MAX_MESSAGE = 512
+
+
+def _clipped(text: Any) -> Any:
+    return (
+        text[: MAX_MESSAGE - 1] + "…" if isinstance(text, str) and len(text) > MAX_MESSAGE else text
+    )
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: a bound that does not exist yet is absent."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Message = Annotated[str, BeforeValidator(_clipped), Field(max_length=MAX_MESSAGE)]
+Measured = Annotated[float | None, BeforeValidator(_finite)]
 
 VerdictWord = Literal["Pass", "Fail", "Inconclusive", "NoData", "Untrusted"]
 
@@ -63,7 +83,7 @@ class ArmValue(Block):
     """One arm's sample."""
 
     count: int = Field(default=0, ge=0, le=1 << 53, description="Sample size.")
-    value: float | None = Field(default=None, description="Observed value.")
+    value: Measured = Field(default=None, description="Observed value.")
 
 
 class CheckStatus(Block):
@@ -73,11 +93,11 @@ class CheckStatus(Block):
     verdict: VerdictWord = Field(description="Pass, Fail, Inconclusive, NoData or Untrusted.")
     stable: ArmValue = Field(default_factory=ArmValue, description="Stable's sample.")
     candidate: ArmValue = Field(default_factory=ArmValue, description="Candidate's sample.")
-    effect: float | None = Field(default=None, description="Estimated effect.")
-    low: float | None = Field(default=None, description="Lower bound of the effect.")
-    high: float | None = Field(default=None, description="Upper bound of the effect.")
-    margin: float | None = Field(default=None, description="What is tolerated.")
-    log10_evidence: float | None = Field(
+    effect: Measured = Field(default=None, description="Estimated effect.")
+    low: Measured = Field(default=None, description="Lower bound of the effect.")
+    high: Measured = Field(default=None, description="Upper bound of the effect.")
+    margin: Measured = Field(default=None, description="What is tolerated.")
+    log10_evidence: Measured = Field(
         default=None, description="log10 of the evidence against the candidate."
     )
     message: Message = Field(default="", description="One sentence.")
