@@ -188,6 +188,27 @@ def test_a_graph_needs_no_consent(folder: Path) -> None:
     assert manifest.conversion.detail == "given as ONNX"
 
 
+def test_tensors_in_a_file_beside_the_graph_come_along(folder: Path) -> None:
+    import onnx
+
+    file = folder / "model.joblib"
+    rows = ["--examples", folder / "rows.csv", "--label", "late"]
+    sluice("package", file, *rows, *trusted(file), "--out", folder / "p")
+    graph = onnx.load(folder / "p" / "model.onnx")
+    outside = {"location": "weights.bin", "size_threshold": 0, "all_tensors_to_one_file": True}
+    onnx.save(graph, folder / "big.onnx", save_as_external_data=True, **outside)
+    assert sluice("inspect", folder / "big.onnx").exit_code == 3
+    result = sluice("package", folder / "big.onnx", *rows, "--out", folder / "q")
+    assert result.exit_code == 0, result.exception
+    package = open_package(folder / "q")
+    assert package.read("weights.bin") == (folder / "weights.bin").read_bytes()
+    inside = open_package(folder / "p")
+    assert [e.score for e in package.golden()] == [e.score for e in inside.golden()]
+    (folder / "weights.bin").unlink()
+    (folder / "weights.bin").symlink_to("/etc/passwd")
+    assert refused("package", folder / "big.onnx", *rows).reason == "UnsafeModel"
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

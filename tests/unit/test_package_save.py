@@ -100,6 +100,26 @@ def test_a_holdout_gives_the_reference_scores(tmp_path: Path) -> None:
     assert profile["rows"] == support.ROWS
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: f.drop(columns="b"), "holdout lacks.*'b'"),
+        (lambda f: f.assign(b="x"), "'b' is float in the examples and string in the holdout"),
+    ],
+)
+def test_a_holdout_must_have_the_same_columns(tmp_path: Path, change: Any, says: str) -> None:
+    model, frame, label = support.linear()
+    with pytest.raises(InvalidInputError, match=says):
+        save(tmp_path, model, frame, label, holdout=(change(frame), label))
+
+
+def test_a_name_that_cannot_be_served_is_refused(tmp_path: Path) -> None:
+    model, frame, label = support.linear()
+    for name in ("", "../up", "a b", "x" * 65, "ok\n"):
+        with pytest.raises(InvalidInputError, match="name"):
+            save(tmp_path, model, frame, label, name=name)
+
+
 def test_the_schema_has_types_ranges_and_categories(tmp_path: Path) -> None:
     frame, label = support.table()
     frame["whole"] = np.arange(len(frame), dtype=np.int16)
@@ -178,6 +198,15 @@ def test_not_nullable_by_override(tmp_path: Path) -> None:
     model = HistGradientBoostingClassifier(max_iter=5).fit(frame, label)
     package = save(tmp_path, model, frame, label, nullable={"c": False})
     assert nullable(package) == {"a": True, "b": True, "c": False}
+
+
+def test_golden_rows_fit_the_schema_that_was_asked_for(tmp_path: Path) -> None:
+    frame, label = support.table()
+    frame.loc[::2, "c"] = np.nan
+    model = HistGradientBoostingClassifier(max_iter=5).fit(frame, label)
+    package = save(tmp_path, model, frame, label, nullable={"c": False})
+    rows = [example.row for example in package.golden()]
+    assert len(columns_from_rows(package.manifest.inputs, rows)["c"]) == len(rows) > 10
 
 
 def test_an_override_of_an_unknown_column_is_refused(tmp_path: Path) -> None:

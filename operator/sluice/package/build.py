@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from sluice.package.inspect_pickle import inspect_pickle
 from sluice.package.manifest import (
     GOLDEN_NAME,
     LOCK_NAME,
+    NAME,
     PROFILE_NAME,
     Conversion,
     Environment,
@@ -64,6 +66,8 @@ class Request:
     truth: Any = None
     model: Any = None
     onnx: bytes | None = None
+    external: dict[str, bytes] = field(default_factory=dict)
+    """Files beside the ONNX file that hold some of its tensors."""
     original: bytes | None = None
     original_format: Format = "joblib"
     name: str = "model"
@@ -97,6 +101,7 @@ class _Build:
     """One packaging: each step reads what the steps before it found."""
 
     def __init__(self, request: Request) -> None:
+        _check_name(request.name)
         self.request = request
         self.notes: list[str] = []
         self.files: dict[str, bytes] = {}
@@ -172,7 +177,7 @@ class _Build:
         request = self.request
         if request.onnx is not None:
             try:
-                return OnnxScorer(request.onnx, self.schema, self.output)
+                return OnnxScorer(request.onnx, self.schema, self.output, external=request.external)
             except Exception as error:
                 raise _unusable("ONNX Runtime cannot load the model", error) from None
         return PythonScorer(request.model, self.schema, self.output, request.preprocess_function)
@@ -245,7 +250,7 @@ class _Build:
     def _model_files(self, usable: Columns) -> tuple[ModelFile, ModelFile | None, Conversion]:
         request = self.request
         if request.onnx is not None:
-            self.files["model.onnx"] = request.onnx
+            self.files |= {**request.external, "model.onnx": request.onnx}
             given = Conversion(parity="NotTried", detail="given as ONNX")
             return ModelFile(file="model.onnx", format="onnx", trust_class="Data"), None, given
         conversion = self._convert(usable)
@@ -314,15 +319,37 @@ class _Build:
         columns, truth, source = self.columns, self.request.truth, "examples"
         scored, outcomes = self._answerable(columns, truth)
         if self.request.holdout is not None:
-            frame = as_frame(self.request.holdout[0], [s.name for s in self.inputs])
-            _, held = describe(_ordered(frame, self.request, []))
-            scored, outcomes = self._answerable(held, self.request.holdout[1])
+            scored, outcomes = self._answerable(self._held_out(), self.request.holdout[1])
             source = "holdout"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = answer(self.scorer.raw(scored), self.output)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = answer(self.scorer.raw(scored), self.output)
+        except Exception as error:
+            raise _unusable(f"The model does not answer the {source}", error) from None
         profile = make_profile(self.inputs, columns, result, outcomes, self.output, source=source)
         self.files[PROFILE_NAME] = canonical_json(profile)
+
+    def _held_out(self) -> Columns:
+        """The holdout's columns, which must be those of the examples."""
+        assert self.request.holdout is not None
+        names = [s.name for s in self.inputs]
+        frame = as_frame(self.request.holdout[0], names)
+        absent = [n for n in names if n not in frame.columns]
+        if absent:
+            raise InvalidInputError(
+                f"The holdout lacks the column(s) {', '.join(map(repr, absent[:5]))}.",
+                hint="It needs the columns of the examples.",
+            )
+        kinds, columns = describe(frame[names])
+        for mine, theirs in zip(self.inputs, kinds, strict=True):
+            if (mine.type == "string") != (theirs.type == "string"):
+                raise InvalidInputError(
+                    f"Column {mine.name!r} is {mine.type} in the examples and {theirs.type} in the "
+                    "holdout.",
+                    hint="Make them the same type.",
+                )
+        return columns
 
     def _answerable(
         self, columns: Columns, truth: Any
@@ -345,11 +372,21 @@ class _Build:
     def _add_golden(self) -> None:
         if not self.request.golden:
             return
-        strict = tuple(_replace(s, nullable=s.name in self.accepted) for s in self.inputs)
+        strict = tuple(
+            _replace(s, nullable=s.nullable and s.name in self.accepted) for s in self.inputs
+        )
         schema = ModelSchema(strict, self.layout, self.task, self.output)
         examples = make_golden(self.scorer, self.columns, schema, self.request.golden)
         if examples:
             self.files[GOLDEN_NAME] = canonical_json(examples)
+
+
+def _check_name(name: str) -> None:
+    if not re.match(NAME, name):
+        raise InvalidInputError(
+            f"The name {name!r} is not made of at most 64 letters, digits, '-', '.' and '_'.",
+            hint="For example name='flights'.",
+        )
 
 
 def _names(model: Any) -> list[str] | None:

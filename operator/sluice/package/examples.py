@@ -14,7 +14,7 @@ import pandas as pd
 
 from sluice.errors import InvalidInputError
 from sluice.package.features import Columns
-from sluice.package.manifest import MAX_CATEGORIES, Input, InputType
+from sluice.package.manifest import MAX_CATEGORIES, MAX_INPUTS, Input, InputType
 
 _LISTED_CATEGORIES = 200
 _LONGEST_CATEGORY = 256
@@ -40,6 +40,8 @@ def read_examples(path: Path) -> pd.DataFrame:
 
 def as_frame(rows: Any, names: list[str] | None = None) -> pd.DataFrame:
     """A data frame with unique text column names; an array's columns are ``names`` or x0, x1, …"""
+    if hasattr(rows, "to_pandas"):  # polars, arrow and others
+        rows = rows.to_pandas()
     if isinstance(rows, pd.DataFrame):
         frame = rows.copy(deep=False)
     elif isinstance(rows, (dict, list)) and rows and not _is_matrix(rows):
@@ -57,6 +59,11 @@ def as_frame(rows: Any, names: list[str] | None = None) -> pd.DataFrame:
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise InvalidInputError(f"The examples have two columns named {twice[0]!r}.")
+    if len(frame.columns) > MAX_INPUTS or any(not 0 < len(c) <= 256 for c in frame.columns):
+        raise InvalidInputError(
+            f"The examples have {len(frame.columns)} columns; at most {MAX_INPUTS} with names of "
+            "1 to 256 characters can be served."
+        )
     if not len(frame) or not len(frame.columns):
         raise InvalidInputError(
             "The examples are empty.", hint="Give some rows of the training data."

@@ -19,12 +19,19 @@ from sluice.package.code import run_sources
 from sluice.package.examples import read_examples
 from sluice.package.globals_check import check_globals
 from sluice.package.inspect_pickle import PickleReport, inspect_pickle
-from sluice.package.manifest import digest_of
+from sluice.package.manifest import (
+    GOLDEN_NAME,
+    LOCK_NAME,
+    MANIFEST_NAME,
+    PROFILE_NAME,
+    digest_of,
+)
 from sluice.package.save import Saved, read_code, write
-from sluice.package.sniff import sniff
+from sluice.package.sniff import look, sniff
 
 MAX_MODEL_BYTES = 4 * 1024**3
 _SHOWN = 40
+_TAKEN = {MANIFEST_NAME, GOLDEN_NAME, PROFILE_NAME, LOCK_NAME, "model.onnx"}
 
 Say = Callable[[str], None]
 Ask = Callable[[str], bool]
@@ -54,12 +61,13 @@ class Options:
 def package_file(options: Options, *, say: Say, ask: Ask | None) -> Saved:
     """Make a package of a file.  ``ask`` is None where nobody can answer."""
     data = _read(options.model)
-    found = sniff(data)
+    outside = _outside(options.model, data)
+    found = sniff(data, external_files=outside)
     say(f"{options.model}: {found.format}, class {found.trust_class} ({found.detail})")
     sources = read_code(options.code)
     request = _request(options, sources)
     if found.format == "onnx":
-        request.onnx = data
+        request.onnx, request.external = data, outside
     elif found.format in ("joblib", "pickle"):
         _consent(options, data, sources, say, ask)
         _load(request, data, "joblib" if found.format == "joblib" else "pickle", options)
@@ -86,6 +94,18 @@ def _read(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise PackageError(f"{path} cannot be read: {error.strerror}.", reason="Missing") from None
+
+
+def _outside(model: Path, data: bytes) -> dict[str, bytes]:
+    """Files in the model's own folder that an ONNX file keeps tensors in."""
+    found = look(data)
+    names = sorted(found.onnx.external_files) if found.onnx is not None else []
+    files: dict[str, bytes] = {}
+    for name in names:
+        file = model.parent / name
+        if Path(name).name == name and name not in _TAKEN and not file.is_symlink():
+            files[name] = _read(file)
+    return files
 
 
 def _request(options: Options, sources: dict[str, bytes]) -> Request:

@@ -34,7 +34,9 @@ LOCK_NAME = "requirements.lock"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_CATEGORIES = 256
 MAX_GOLDEN = 100
+MAX_INPUTS = 10_000
 
+NAME = r"^[A-Za-z0-9]([-._A-Za-z0-9]{0,62}[A-Za-z0-9])?\Z"
 PREPROCESS = r"^[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*$"
 
 Task = Literal["classification", "regression"]
@@ -114,7 +116,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     """The whole of ``sluice.json``."""
 
     schema_version: Literal[1] = 1
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-._A-Za-z0-9]{0,62}[A-Za-z0-9])?$")]
+    name: Annotated[str, Meta(pattern=NAME)]
     task: Task
     model: ModelFile
     original: ModelFile | None = None
@@ -125,7 +127,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     layout: Literal["Columns", "Matrix"] = "Columns"
     """Columns: the model takes named columns (a data frame; one ONNX input a column).
     Matrix: it takes one numeric matrix whose columns are ``inputs`` in order."""
-    inputs: Annotated[tuple[Input, ...], Meta(min_length=1, max_length=10_000)]
+    inputs: Annotated[tuple[Input, ...], Meta(min_length=1, max_length=MAX_INPUTS)]
     output: Output
     environment: Environment = Environment()
     files: Annotated[tuple[FileEntry, ...], Meta(min_length=1, max_length=1_000)]
