@@ -27,6 +27,13 @@ and not written into the object, but for `replicas`. **Bold** fields must be set
 """
 
 
+_ON_COMMANDS = """
+`kubectl annotate mdep/iris sluice.dev/abort=now` stops a rollout at once. The answer is in
+`status.lastCommand`. A command is carried out once per value: to give the same one again, remove it
+first (`kubectl annotate mdep/iris sluice.dev/abort-`) or write another value with `--overwrite`.
+"""
+
+
 def page() -> str:
     """The whole page."""
     parts = [_HEAD, *(_kind(kind) for kind in KINDS), _conditions(), _commands()]
@@ -112,7 +119,7 @@ def _commands() -> str:
         bound = verb in DIGEST_BOUND_COMMANDS
         value = "the candidate's package digest, or its first 12 hex digits" if bound else "any"
         lines.append(f"| `sluice.dev/{verb}` | {value} |")
-    lines += ["", "`kubectl annotate mdep/iris sluice.dev/abort=now` stops a rollout at once."]
+    lines += ["", *_ON_COMMANDS.strip().splitlines()]
     return "\n".join([*lines, ""])
 
 
