@@ -86,6 +86,14 @@ def ordinal() -> Any:
 
 
 Case = tuple[Callable[[], Any], Callable[[], pd.DataFrame], Callable[[], Any]]
+
+
+def categorical() -> pd.DataFrame:
+    frame = mixed()
+    frame["carrier"] = frame.carrier.astype("category")
+    return frame
+
+
 CASES: dict[str, Case] = {
     "logistic": (lambda: make_pipeline(StandardScaler(), LogisticRegression()), numbers, two),
     "logistic of three": (LogisticRegression, numbers, three),
@@ -129,6 +137,16 @@ CASES: dict[str, Case] = {
         lambda: HistGradientBoostingClassifier(max_iter=12),
         lambda: numbers(missing=True),
         two,
+    ),
+    "boosting on pandas categories": (
+        lambda: HistGradientBoostingClassifier(max_iter=12),
+        categorical,
+        lambda: ((mixed().carrier == "UA") ^ (numbers().a > 0)).astype(int),
+    ),
+    "boosting on numbered categories": (
+        lambda: HistGradientBoostingClassifier(max_iter=12, categorical_features=["month"]),
+        lambda: mixed().drop(columns="carrier"),
+        lambda: ((mixed().month % 3 == 0) ^ (numbers().a > 0)).astype(int),
     ),
     "boosting of three": (
         lambda: HistGradientBoostingClassifier(max_iter=6),

@@ -150,7 +150,7 @@ def test_pandas_categories_reach_the_model_as_categories(tmp_path: Path) -> None
     frame, label = support.table()
     frame["plan"] = pd.Categorical(np.where(frame.a > 0, "pro", "free"), ["free", "pro", "old"])
     model = HistGradientBoostingClassifier(max_iter=10).fit(frame, label)
-    package = save(tmp_path, model, frame, label)
+    package = save(tmp_path, model, frame, label, convert=False)
     spec = package.manifest.inputs[-1]
     assert spec.categorical and spec.categories == ("free", "pro", "old")
     assert package.manifest.model.format == "joblib"

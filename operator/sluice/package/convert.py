@@ -22,8 +22,6 @@ __all__ = ["NotConvertibleError", "to_onnx"]
 
 def to_onnx(model: Any, schema: ModelSchema) -> tuple[bytes, Layout]:
     """The graph, and whether it takes one matrix (all numbers) or a tensor a column."""
-    if any(spec.categorical for spec in schema.inputs):
-        raise NotConvertibleError("the model takes columns of pandas' category type")
     graph = Graph()
     layout: Layout = "Matrix"
     inputs: list[tuple[str, Kind, int]] = [("X", "double", len(schema.inputs))]
@@ -37,7 +35,7 @@ def to_onnx(model: Any, schema: ModelSchema) -> tuple[bytes, Layout]:
 
 def _predict(graph: Graph, model: Any, table: Table) -> Part:
     if not _is(model, "Pipeline"):
-        return export_predictor(graph, model, table)
+        return export_predictor(graph, model, table, _transform)
     for _, step in model.steps[:-1]:
         table = _transform(graph, step, table)
     return _predict(graph, model.steps[-1][1], table)

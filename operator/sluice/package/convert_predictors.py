@@ -16,6 +16,7 @@ from sluice.package.convert_trees import Tree, from_cart, from_histogram, tree_e
 from sluice.package.onnx_graph import Graph, NotConvertibleError, Part, Table
 
 Exporter = Callable[[Graph, Any, Part], Part]
+Transform = Callable[[Graph, Any, Table], Table]
 
 
 def linear_regressor(graph: Graph, step: Any, part: Part) -> Part:
@@ -165,8 +166,6 @@ def histogram_regressor(graph: Graph, step: Any, part: Part) -> Part:
 
 
 def _histogram(graph: Graph, step: Any, part: Part) -> str:
-    if getattr(step, "_preprocessor", None) is not None:
-        raise NotConvertibleError("histogram gradient boosting has categorical features")
     stages = step._predictors
     trees = [from_histogram(p, i) for stage in stages for i, p in enumerate(stage)]
     base = np.asarray(step._baseline_prediction, dtype=np.float64).reshape(1, -1)
@@ -237,8 +236,21 @@ PREDICTORS: dict[str, Exporter] = {
 }
 
 
-def export(graph: Graph, step: Any, table: Table) -> Part:
+def _own_categories(graph: Graph, step: Any, table: Table, transform: Transform) -> Table:
+    """Histogram gradient boosting encodes its categories itself and puts them first."""
+    categorical = np.asarray(step.is_categorical_, dtype=bool)
+    encoder = step._preprocessor.named_transformers_["encoder"]
+    encoded: Table = ()
+    if categorical.any():
+        chosen = graph.select(table, [int(i) for i in np.flatnonzero(categorical)])
+        encoded = transform(graph, encoder, chosen)
+    return encoded + graph.select(table, [int(i) for i in np.flatnonzero(~categorical)])
+
+
+def export(graph: Graph, step: Any, table: Table, transform: Transform) -> Part:
     """The last step of a model."""
+    if getattr(step, "_preprocessor", None) is not None:
+        table = _own_categories(graph, step, table, transform)
     exporter = PREDICTORS.get(type(step).__name__)
     if exporter is None or not type(step).__module__.startswith("sklearn."):
         raise NotConvertibleError(f"there is no exact exporter for {type(step).__name__}")

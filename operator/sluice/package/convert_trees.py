@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from sluice.package.onnx_graph import Graph, NotConvertibleError
 
 MAX_NODES = 4_000_000
+_BRANCH_LEQ, _BRANCH_MEMBER = 0, 6
 Array = np.ndarray[Any, Any]
 
 
@@ -31,6 +32,8 @@ class Tree:
     leaf: Array
     value: Array
     target: int
+    members: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    """Nodes that go left for some categories: ``(node, categories)``, in the order of nodes."""
 
 
 def tree_ensemble(graph: Graph, features: str, trees: list[Tree], targets: int) -> str:
@@ -57,6 +60,7 @@ class _Rows:
     def __init__(self) -> None:
         self._lists: dict[str, list[Array]] = {}
         self._roots: list[int] = []
+        self._members: list[float] = []
         self._nodes = 0
         self._leaves = 0
 
@@ -70,7 +74,12 @@ class _Rows:
         )
         left, right = tree.left[inner], tree.right[inner]
         self._roots.append(int(number[0]))
+        modes = np.full(len(leaf), _BRANCH_LEQ, dtype=np.uint8)
+        for node, categories in tree.members:
+            modes[node] = _BRANCH_MEMBER
+            self._members += [*categories, float("nan")]
         self._put(
+            nodes_modes=modes[inner],
             nodes_featureids=tree.feature[inner],
             nodes_splits=tree.threshold[inner],
             nodes_truenodeids=number[left],
@@ -92,14 +101,15 @@ class _Rows:
         result: dict[str, Any] = {"tree_roots": self._roots}
         for name, arrays in self._lists.items():
             array = np.concatenate(arrays)
-            if name in ("nodes_splits", "leaf_weights"):
+            if name == "nodes_modes":
+                result[name] = numpy_helper.from_array(array, name)
+            elif name in ("nodes_splits", "leaf_weights"):
                 result[name] = numpy_helper.from_array(array.astype(np.float64), name)
             else:
                 result[name] = array.astype(np.int64).tolist()
-        modes = np.zeros(self._nodes, dtype=np.uint8)  # BRANCH_LEQ
-        result["nodes_modes"] = helper.make_tensor(
-            "nodes_modes", 2, [self._nodes], modes.tobytes(), raw=True
-        )
+        if self._members:
+            members = np.array(self._members, dtype=np.float64)
+            result["membership_values"] = numpy_helper.from_array(members, "membership_values")
         return result
 
 
@@ -138,15 +148,27 @@ def from_cart(tree: Any, values: Array, target: int) -> Tree:
 def from_histogram(predictor: Any, target: int) -> Tree:
     """A ``TreePredictor`` of histogram gradient boosting."""
     nodes = predictor.nodes
-    if nodes["is_categorical"].any():
-        raise NotConvertibleError("histogram gradient boosting splits on categories")
     return Tree(
         feature=nodes["feature_idx"].astype(np.int64),
-        threshold=nodes["num_threshold"],
+        threshold=np.where(nodes["is_categorical"].astype(bool), 0.0, nodes["num_threshold"]),
         left=nodes["left"].astype(np.int64),
         right=nodes["right"].astype(np.int64),
         missing_left=nodes["missing_go_to_left"].astype(bool),
         leaf=nodes["is_leaf"].astype(bool),
         value=nodes["value"],
         target=target,
+        members=_members(predictor),
     )
+
+
+def _members(predictor: Any) -> tuple[tuple[int, tuple[float, ...]], ...]:
+    """Categories that go left, from the bit sets (eight words of 32 bits)."""
+    nodes = predictor.nodes
+    found = []
+    for node in np.flatnonzero(
+        nodes["is_categorical"].astype(bool) & ~nodes["is_leaf"].astype(bool)
+    ):
+        words = np.ascontiguousarray(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]])
+        bits = np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little")
+        found.append((int(node), tuple(float(i) for i in np.flatnonzero(bits))))
+    return tuple(found)
