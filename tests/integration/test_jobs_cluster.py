@@ -55,7 +55,6 @@ class Site:
 
     def finished(self, job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The Job when it has ended, and its pods."""
-        self.apply(job)
         name = job["metadata"]["name"]
 
         def ended() -> Any:
@@ -99,8 +98,8 @@ class Site:
             return now if now in ("Succeeded", "Failed") else ""
 
         log = ("-n", self.namespace, "logs", name)
-        assert self.eventually(ended, 60) == "Succeeded", (
-            self.kubectl(*log) + self._get("pod", name)
+        assert self.eventually(ended, 60) == "Succeeded", self.kubectl(*log) + self._get(
+            "pod", name
         )
         lines = self.kubectl(*log).splitlines()
         return next(line.split()[1] for line in lines if line.startswith("uri:"))
@@ -192,7 +191,9 @@ def test_from_push_to_verdict(site: Site, tmp_path: Path) -> None:
     uris = [site.push(tmp_path / f"v{n}", f"push-v{n}") for n in (1, 2, 3)]
     assert [uri.rpartition("-")[2] for uri in uris] == [d.removeprefix("sha256:") for d in digests]
 
-    view = resolve_view(*site.finished(resolve_job(site.owner, "one", model(uris[0]), "sluice")))
+    job = resolve_job(site.owner, "one", model(uris[0]), "sluice")
+    site.apply(job)
+    view = resolve_view(*site.finished(job))
     assert view.state == "Succeeded", view
     assert view.package is not None
     assert (view.package.digest, view.package.trust_class) == (digests[0], "Data")
@@ -219,39 +220,48 @@ def test_from_push_to_verdict(site: Site, tmp_path: Path) -> None:
         )
         pod = job["spec"]["template"]["spec"]
         assert all("envFrom" not in c for c in pod["containers"]), "the model sees no credentials"
+        site.apply(job)
         gates = gates_view(*site.finished(job))
         assert gates.state == "Done", gates
         assert [g.name for g in gates.gates] == ["smoke", "schema", "golden", "quality", "latency"]
         assert [g.name for g in gates.gates if g.verdict != "Pass"] == failed, gates
 
+    # What is no verdict on the model: the dataset has no such column.
+    quality["dataset"]["label"] = "later"
+    job = gates_job(
+        site.owner,
+        "r3",
+        image="sluice",
+        candidate=(uris[1], digests[1], "s3"),
+        stable=None,
+        validation=Validation.model_validate({"quality": quality}),
+        allow_code=False,
+    )
+    site.apply(job)
+    gates = gates_view(*site.finished(job))
+    assert (gates.state, gates.gates, gates.retryable) == ("Broken", (), False)
+    assert gates.message.startswith("The dataset has no column 'later' (it has a, b, late).")
 
-@pytest.mark.parametrize(
-    ("uri", "changes", "more", "reason", "retryable"),
-    [
-        ("s3://models/nope", {}, {}, "Missing", False),
-        ("s3://nobucket/nope", {}, {}, "Missing", False),
-        ("s3://models/x", {"AWS_SECRET_ACCESS_KEY": "wrong"}, {}, "AccessDenied", False),
-        ("s3://models/x", {"AWS_ENDPOINT_URL": "http://nobody.invalid"}, {}, "Unreachable", True),
-        (
-            "s3://models/holdout.parquet",
-            {},
-            {"digest": "sha256:" + "0" * 64},
-            "DigestMismatch",
-            False,
-        ),
-        ("s3://models/holdout.parquet", {}, {}, "UnknownFormat", False),
-    ],
-)
-def test_what_cannot_be_resolved(
-    uri: str,
-    changes: dict[str, str],
-    more: dict[str, Any],
-    reason: str,
-    retryable: bool,
-    site: Site,
-) -> None:
-    site.secret("other", **changes)
-    job = resolve_job(site.owner, "two", model(uri, "other", **more), "sluice")
-    view = resolve_view(*site.finished(job))
-    assert (view.state, view.reason, view.retryable) == ("Failed", reason, retryable), view
-    assert "hush" not in view.message and "wrong" not in view.message
+
+HOLDOUT = "s3://models/holdout.parquet"
+NOBODY = {"AWS_ENDPOINT_URL": "http://nobody.invalid"}
+BAD: dict[str, tuple[str, dict[str, str], dict[str, Any], str, bool]] = {
+    "key": ("s3://models/nope", {}, {}, "Missing", False),
+    "bucket": ("s3://nobucket/nope", {}, {}, "Missing", False),
+    "keys": ("s3://models/x", {"AWS_SECRET_ACCESS_KEY": "wrong"}, {}, "AccessDenied", False),
+    "host": ("s3://models/x", NOBODY, {}, "Unreachable", True),
+    "digest": (HOLDOUT, {}, {"digest": f"sha256:{0:064}"}, "DigestMismatch", False),
+    "format": (HOLDOUT, {}, {}, "UnknownFormat", False),
+}
+
+
+def test_what_cannot_be_resolved(site: Site) -> None:
+    jobs = {}
+    for name, (uri, changes, more, _, _) in BAD.items():
+        site.secret(name, **changes)
+        jobs[name] = resolve_job(site.owner, name, model(uri, name, **more), "sluice")
+        site.apply(jobs[name])
+    for name, (_, _, _, reason, retryable) in BAD.items():
+        view = resolve_view(*site.finished(jobs[name]))
+        assert (view.state, view.reason, view.retryable) == ("Failed", reason, retryable), view
+        assert "hush" not in view.message and "wrong" not in view.message

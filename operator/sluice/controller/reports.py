@@ -73,6 +73,9 @@ def _broken(pods: list[Obj], message: str, job: Obj) -> tuple[str, bool]:
                 report = _parse(str(ended.get("message") or ""))
                 said = str(report.get("message") or ended.get("message") or ended.get("reason"))
                 return f"fetching {status['name']}: {said}", bool(report.get("retryable", True))
+    report = _parse(message)  # `sluice validate` says by itself why there is nothing to judge
+    if report.get("message"):
+        return str(report["message"]), bool(report.get("retryable", False))
     return message or _job_failure(job), True
 
 
