@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
+from sklearn.decomposition import PCA
 from sklearn.ensemble import (
     ExtraTreesRegressor,
     GradientBoostingClassifier,
@@ -19,6 +21,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    VotingClassifier,
 )
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
@@ -31,6 +34,7 @@ from sklearn.preprocessing import (
     MinMaxScaler,
     OneHotEncoder,
     OrdinalEncoder,
+    PolynomialFeatures,
     PowerTransformer,
     RobustScaler,
     StandardScaler,
@@ -196,6 +200,26 @@ CASES: dict[str, Case] = {
         numbers,
         three,
     ),
+    "polynomials": (
+        lambda: make_pipeline(StandardScaler(), PolynomialFeatures(3), Ridge()),
+        numbers,
+        lambda: numbers().a,
+    ),
+    "components": (
+        lambda: make_pipeline(PCA(3, whiten=True), LogisticRegression()),
+        numbers,
+        two,
+    ),
+    "vote": (
+        lambda: VotingClassifier(
+            [("l", LogisticRegression()), ("f", RandomForestClassifier(4, random_state=0))],
+            voting="soft",
+            weights=[1, 2],
+        ),
+        numbers,
+        three,
+    ),
+    "calibrated margin": (lambda: CalibratedClassifierCV(LinearSVC()), numbers, two),
     "union, selection, function": (
         lambda: make_pipeline(
             make_union(StandardScaler(), FunctionTransformer(np.abs)),

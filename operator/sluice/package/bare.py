@@ -11,7 +11,16 @@ import re
 
 from sluice.errors import PackageError
 from sluice.package.inspect_pickle import inspect_pickle
-from sluice.package.manifest import Conversion, FileEntry, Input, InputType, Manifest, ModelFile
+from sluice.package.manifest import (
+    Conversion,
+    FileEntry,
+    Input,
+    InputType,
+    Manifest,
+    ModelFile,
+    decode,
+    encode,
+)
 from sluice.package.manifest import Output as OutputSpec
 from sluice.package.onnx_file import OnnxFile, Value
 from sluice.package.sniff import sniff
@@ -41,7 +50,15 @@ def describe_bare(name: str, data: bytes) -> Manifest:
             hint="Export it to ONNX.",
             reason="UnknownFormat",
         )
-    return onnx_manifest(name, data, found.onnx)
+    try:
+        # What a graph says of itself is checked like any manifest that came from outside.
+        return decode(encode(onnx_manifest(name, data, found.onnx)))
+    except (ValueError, UnicodeError) as error:
+        raise _undescribed(str(error)[:200]) from None
+    except PackageError as error:
+        if error.reason != "Corrupt":
+            raise
+        raise _undescribed(error.message[:200]) from None
 
 
 def onnx_manifest(name: str, data: bytes, model: OnnxFile) -> Manifest:

@@ -191,6 +191,42 @@ def _is_missing(graph: Graph, part: Part) -> str:
     return graph.op("IsNaN", part.tensor)
 
 
+def polynomial_features(graph: Graph, step: Any, table: Table) -> Table:
+    """Each output is a product of inputs: as many factors as the degree, padded with ones."""
+    part = graph.numbers(table)
+    powers = np.asarray(step.powers_)
+    degree = int(powers.sum(axis=1).max(initial=0))
+    if degree == 0 or degree > 6:
+        raise NotConvertibleError(f"PolynomialFeatures has degree {degree}")
+    factors = [[i for i, p in enumerate(row) for _ in range(int(p))] for row in powers]
+    one = graph.op("Mul", graph.select((part,), [0])[0].tensor, graph.constant(0.0))
+    one = graph.op("Add", one, graph.constant(1.0))
+    padded = graph.op("Concat", part.tensor, one, axis=1)
+    value = ""
+    for k in range(degree):
+        chosen = [f[k] if k < len(f) else part.width for f in factors]
+        factor = graph.op("Gather", padded, graph.constant(chosen, np.int64), axis=1)
+        value = graph.op("Mul", value, factor) if value else factor
+    return (Part(value, "double", len(factors)),)
+
+
+def pca(graph: Graph, step: Any, table: Table) -> Table:
+    part = graph.numbers(table)
+    centred = graph.op("Sub", part.tensor, graph.constant(step.mean_))
+    value = graph.op("MatMul", centred, graph.constant(step.components_.T))
+    if step.whiten:
+        scale = np.sqrt(step.explained_variance_)
+        smallest = np.finfo(scale.dtype).eps
+        value = graph.op("Div", value, graph.constant(np.where(scale < smallest, smallest, scale)))
+    return (Part(value, "double", len(step.components_)),)
+
+
+def truncated_svd(graph: Graph, step: Any, table: Table) -> Table:
+    part = graph.numbers(table)
+    value = graph.op("MatMul", part.tensor, graph.constant(step.components_.T))
+    return (Part(value, "double", len(step.components_)),)
+
+
 def selector(graph: Graph, step: Any, table: Table) -> Table:
     return graph.select(table, [int(i) for i in step.get_support(indices=True)])
 
@@ -234,6 +270,9 @@ TRANSFORMERS: dict[str, Exporter] = {
     "SimpleImputer": simple_imputer,
     "OneHotEncoder": one_hot_encoder,
     "OrdinalEncoder": ordinal_encoder,
+    "PolynomialFeatures": polynomial_features,
+    "PCA": pca,
+    "TruncatedSVD": truncated_svd,
     "SelectKBest": selector,
     "SelectPercentile": selector,
     "SelectFromModel": selector,
