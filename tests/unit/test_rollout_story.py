@@ -92,3 +92,13 @@ def test_abort_latches_and_retry_releases() -> None:
     world.annotations["sluice.dev/retry"] = digest_of("b").removeprefix("sha256:")[:12]
     world.run(250)
     assert world.roles.stable == b, (world.notes, world.progress.last_command)
+
+
+def test_a_candidate_is_not_judged_by_the_evidence_of_the_one_before() -> None:
+    world = served(SimWorld(spec_for("a"), errors={digest_of("b"): 0.3}))
+    world.ask_for("b")
+    world.run(60)
+    assert world.condition("Stalled").reason == "RevisionQuarantined"
+    world.ask_for("c")
+    world.run(60)
+    assert world.roles.stable == world.revision_of("c"), world.notes

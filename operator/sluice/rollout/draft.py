@@ -107,6 +107,8 @@ class Draft:
 
     def end_rollout(self, outcome: Outcome | None) -> None:
         self.set_progress(rollout=None, outcome=outcome)
+        if self.watch is None:
+            self.set_progress(judge={}, snapshot={})
         self.set_roles(candidate=None, weight=0)
         self.drop_gates = True
 

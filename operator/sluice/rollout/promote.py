@@ -88,5 +88,6 @@ def _flip(draft: Draft) -> None:
             min_requests=watch.min_requests,
         ),
         judge=judging.new_state(plan, "watch", planned_looks=looks),
+        snapshot={},
     )
     draft.note("Promoted", f"Revision {revision} serves; {before} stays warm for the watch.")

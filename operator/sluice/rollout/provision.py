@@ -61,6 +61,7 @@ def provision(draft: Draft) -> None:
         return
     phase = "Stepping" if steps_of(draft) else "Promoting"
     draft.set_rollout(phase=phase, since=draft.i.now, step=0, step_observed=0.0)
+    draft.set_progress(judge={}, snapshot={})
     draft.come_back(0.0)
 
 

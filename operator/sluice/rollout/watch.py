@@ -26,7 +26,7 @@ def watch(draft: Draft) -> None:
 def end(draft: Draft) -> None:
     """Gives the previous revision's share to stable; its pods go once routers confirm."""
     draft.set_roles(previous=None, holdback=0)
-    draft.set_progress(watch=None, judge={})
+    draft.set_progress(watch=None, judge={}, snapshot={})
 
 
 def take_back(draft: Draft, failure: Failure) -> None:
@@ -41,6 +41,7 @@ def take_back(draft: Draft, failure: Failure) -> None:
     draft.set_progress(
         watch=None,
         judge={},
+        snapshot={},
         outcome=Outcome(
             source=source,
             revision=revision,
