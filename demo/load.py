@@ -59,9 +59,7 @@ class Load:
         self._report()
 
     async def _one(self, session: aiohttp.ClientSession) -> None:
-        noisy = (
-            self._noise is not None and self._rng.random() < 0.1 and self._noise.exists()
-        )
+        noisy = self._noise is not None and self._rng.random() < 0.1 and self._noise.exists()
         body = MALFORMED if noisy else next(self._rows)
         unit = f"user-{self._rng.randrange(UNITS)}"
         headers = {"Content-Type": "application/json", "X-User-Id": unit}
