@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import hypergeom
 
-from sluice.stats import dispersion, hard_limit, latency, shift, watch
+from sluice.stats import dispersion, hard_limit, latency, outage, shift, watch
 from sluice.stats.counts import Counts
 from sluice.stats.look import ArmLook, Look, latency_bin, latency_edge
 
@@ -268,3 +269,18 @@ def test_thresholds_follow_a_stable_that_became_fast() -> None:
         promotion = latency.absorb_promotion(promotion, latency.edges(state), seen, seen, margin)
         state = latency.absorb(state, seen, seen, margin)
     assert min(latency.log_e_promotion(promotion)) > math.log(40)
+
+
+def test_the_chance_of_a_split_is_scipys_hypergeometric_tail() -> None:
+    rng = np.random.default_rng(5)
+    cases = [(0, 10, 3, 2), (3, 10, 3, 2), (2, 10, 3, 2), (4, 5, 5, 5), (9, 9, 5, 7)]
+    for _ in range(2000):
+        total = int(rng.integers(1, 10 ** int(rng.integers(1, 7))))
+        marked, drawn = (int(v) for v in rng.integers(0, total + 1, 2))
+        if drawn > 5000:
+            continue
+        cases.append((int(rng.integers(0, min(marked, drawn) + 2)), total, marked, drawn))
+    for least, total, marked, drawn in cases:
+        ours = outage.hypergeometric_tail(least, total, marked, drawn)
+        theirs = float(hypergeom.sf(least - 1, total, marked, drawn))
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12), (least, total, marked, drawn)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
+from scipy.special import gammaln
 
 from sluice.stats.counts import NOTHING, Counts
 from sluice.stats.hard_limit import rate_bounds
@@ -80,4 +80,24 @@ def _chance_of_split(recent: list[float]) -> float:
     stable_n, stable_x, candidate_n, candidate_x = (round(v) for v in recent)
     stable_x, candidate_x = min(stable_x, stable_n), min(candidate_x, candidate_n)
     total, events = stable_n + candidate_n, stable_x + candidate_x
-    return float(hypergeom.sf(candidate_x - 1, total, candidate_n, events))
+    return hypergeometric_tail(candidate_x, total, candidate_n, events)
+
+
+def hypergeometric_tail(least: int, total: int, marked: int, drawn: int) -> float:
+    """P(X >= least) when ``drawn`` of ``total`` are drawn and ``marked`` of them count.
+
+    scipy.stats has the same, for 50 MB and 0.4 s in a process that needs nothing else of it.
+    """
+    first, last = max(least, drawn - (total - marked), 0), min(marked, drawn)
+    if first > last:
+        return 0.0
+    if least <= max(drawn - (total - marked), 0):
+        return 1.0
+    x = np.arange(first, last + 1, dtype=np.float64)
+    logs = _log_choose(marked, x) + _log_choose(total - marked, drawn - x)
+    return min(1.0, math.exp(log_sum(logs) - float(_log_choose(total, np.float64(drawn)))))
+
+
+def _log_choose(n: int, k: Floats | np.float64) -> Floats:
+    out: Floats = gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
+    return out
