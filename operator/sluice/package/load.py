@@ -191,14 +191,18 @@ def _kept(manifest: Manifest) -> set[str]:
 def _verified(root: Path, entry: FileEntry, *, keep: bool) -> bytes | None:
     """Read a listed file once; its bytes when they are to be kept."""
     hasher = hashlib.sha256()
-    chunks: list[bytes] = []
+    kept: bytes | None = None
     seen = 0
     with _opened(root, entry.path) as stream:
-        while seen <= entry.size and (chunk := stream.read(_CHUNK)):
-            seen += len(chunk)
-            hasher.update(chunk)
-            if keep:
-                chunks.append(chunk)
+        if keep:
+            # In one piece: joining chunks would need twice the memory of the model.
+            kept = stream.read(min(entry.size, os.fstat(stream.fileno()).st_size) + 1)
+            seen = len(kept)
+            hasher.update(kept)
+        else:
+            while seen <= entry.size and (chunk := stream.read(_CHUNK)):
+                seen += len(chunk)
+                hasher.update(chunk)
     if seen < entry.size:
         raise PackageError(
             f"{entry.path} has {seen} bytes, {MANIFEST_NAME} says {entry.size}.",
@@ -212,7 +216,7 @@ def _verified(root: Path, entry: FileEntry, *, keep: bool) -> bytes | None:
             hint="The copy is damaged or was changed: upload the package again.",
             reason="Corrupt",
         )
-    return b"".join(chunks) if keep else None
+    return kept
 
 
 def _check_content(package: Package) -> None:
