@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from sluice.objects.common import Obj, container
 
 
 def claim_of(uri: str) -> str | None:
     """The PersistentVolumeClaim that ``pvc://claim/path`` names."""
-    parts = urlsplit(uri)
-    return parts.netloc if parts.scheme == "pvc" else None
+    scheme, _, rest = uri.partition("://")
+    return rest.partition("/")[0] if scheme == "pvc" else None
 
 
 def claim_volumes(*uris: str) -> list[Obj]:
