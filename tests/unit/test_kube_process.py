@@ -86,7 +86,8 @@ def test_the_operator_imports_no_model_library_and_no_heavy_client() -> None:
     """In a process of its own: everything that ``sluice operator`` imports before it runs."""
     code = (
         "import sys, json; import sluice.controller.reconcile, sluice.controller.shell; "
-        "print(json.dumps(sorted({'.'.join(m.split('.')[:n]) for m in sys.modules for n in (1, 2)})))"
+        "names = [m.split('.') for m in sys.modules]; "
+        "print(json.dumps(sorted({'.'.join(n[:depth]) for n in names for depth in (1, 2)})))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
