@@ -63,3 +63,19 @@ def test_constants_and_absence() -> None:
     assert moved(None, profile(1)) == [] and moved(profile(1), {}) == []
     empty = profile(1, missing=1.0)
     assert "'x' is missing in 100%, was 0%" in moved(profile(2), empty)[0]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"features": []},
+        {"features": {"x": None}},
+        {"features": {"x": {}}},
+        {"features": {"x": {"kind": "numeric", "missingShare": "x"}}},
+        {"features": {"x": {"kind": "numeric", "missingShare": 0, "counts": [1], "edges": [2]}}},
+        {"features": {"x": {"kind": "numeric", "missingShare": 0, "counts": ["a"], "edges": []}}},
+    ],
+)
+def test_an_odd_profile_is_no_failure(odd: dict[str, Any]) -> None:
+    assert moved(odd, profile(1)) == ["the reference profiles cannot be compared"]
+    assert moved(profile(1), odd) == ["the reference profiles cannot be compared"]
