@@ -20,13 +20,13 @@ from sklearn.ensemble import (
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
-from tests.unit import package_support as support
 
 import sluice
 from sluice.errors import InvalidInputError, PackageError, SluiceError
 from sluice.package.features import columns_from_rows
 from sluice.package.load import Package, open_package
 from sluice.package.scoring import OnnxScorer, PythonScorer, answer
+from tests.unit import package_support as support
 
 
 def save(out: Path, model: Any, *args: Any, **options: Any) -> Package:

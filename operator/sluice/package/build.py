@@ -49,6 +49,7 @@ from sluice.package.manifest import (
     Task,
     canonical_json,
 )
+from sluice.package.outcome import onnx_outcome, python_outcome
 from sluice.package.parity import Scorer, judge
 from sluice.package.profile import make_profile
 from sluice.package.scoring import ModelSchema, OnnxScorer, PythonScorer, answer
@@ -105,6 +106,8 @@ class _Build:
         self.request = request
         self.notes: list[str] = []
         self.files: dict[str, bytes] = {}
+        self.accepted: set[str] = set()
+        """Columns that the original answers without."""
         self.frame = _ordered(
             as_frame(request.examples, _names(request.model)), request, self.notes
         )
@@ -145,9 +148,10 @@ class _Build:
     # what the model is
 
     def _outcome(self) -> tuple[Task, Output]:
-        if self.request.onnx is not None:
-            return _onnx_outcome(self.request)
-        return _python_outcome(self.request)
+        asked = self.request
+        if asked.onnx is not None:
+            return onnx_outcome(asked.onnx, asked.threshold, asked.positive)
+        return python_outcome(asked.model, asked.threshold, asked.positive)
 
     def _layout(self) -> Literal["Columns", "Matrix"]:
         request = self.request
@@ -212,8 +216,7 @@ class _Build:
 
     def _set_nullable(self, usable: Columns) -> None:
         """Nullable: what the user says, else whether the original answers without the value."""
-        accepted = self._accepted(usable)
-        self.accepted = accepted
+        self.accepted = accepted = self._accepted(usable)
         said = self.request.nullable
         self.inputs = tuple(
             _replace(spec, nullable=said.get(spec.name, spec.name in accepted))
@@ -419,72 +422,6 @@ def _known_columns(nullable: Mapping[str, bool], frame: pd.DataFrame) -> None:
                 f"nullable names {name!r}, which is not a column of the examples.",
                 hint=f"The columns are {', '.join(map(str, frame.columns[:10]))}.",
             )
-
-
-def _python_outcome(request: Request) -> tuple[Task, Output]:
-    model = request.model
-    if not hasattr(model, "predict"):
-        raise InvalidInputError(
-            f"A {type(model).__name__} has no predict method.",
-            hint="Give a fitted scikit-learn estimator or pipeline.",
-        )
-    classes = getattr(model, "classes_", None)
-    if classes is None:
-        return "regression", Output(score_name="value")
-    labels = tuple(_label(v) for v in np.asarray(classes).reshape(-1).tolist())
-    if hasattr(model, "predict_proba"):
-        return "classification", _classes(request, labels, "probability")
-    if hasattr(model, "decision_function"):
-        return "classification", _classes(request, labels, "decision")
-    return "classification", _classes(request, labels, "vote")
-
-
-def _onnx_outcome(request: Request) -> tuple[Task, Output]:
-    from sluice.package.bare import infer_labels
-    from sluice.package.onnx_file import read_onnx
-
-    assert request.onnx is not None
-    labels = infer_labels(read_onnx(request.onnx))
-    if labels is None:
-        return "regression", Output(score_name="value")
-    return "classification", _classes(request, labels, "probability")
-
-
-def _classes(
-    request: Request,
-    labels: tuple[Label, ...],
-    score: Literal["probability", "decision", "vote"],
-) -> Output:
-    usual = 0.0 if score == "decision" else 0.5
-    threshold = usual if request.threshold is None else float(request.threshold)
-    if not np.isfinite(threshold) or (score != "decision" and not 0 <= threshold <= 1):
-        raise InvalidInputError(
-            f"The threshold {threshold} is not between 0 and 1.", hint="Scores are probabilities."
-        )
-    if len(labels) != 2:
-        if request.positive is not None:
-            raise InvalidInputError(
-                f"positive is for two labels; the model has {len(labels)}.",
-                hint="Leave it out.",
-            )
-        return Output(labels=labels, threshold=threshold, score_name=score)
-    positive = labels[1] if request.positive is None else _label(request.positive)
-    matching = [v for v in labels if str(v) == str(positive)]
-    if not matching:
-        raise InvalidInputError(
-            f"positive={positive!r} is not one of the model's labels {list(labels)}."
-        )
-    return Output(labels=labels, positive=matching[0], threshold=threshold, score_name=score)
-
-
-def _label(value: Any) -> Label:
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return int(value)
-    return str(value)
 
 
 def _replace(spec: Input, *, nullable: bool) -> Input:

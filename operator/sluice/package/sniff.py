@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from sluice.errors import PackageError
-from sluice.package.inspect_pickle import compression_of, expand
+from sluice.package.expand import compression_of, expand
 from sluice.package.manifest import TrustClass
 from sluice.package.onnx_file import NotOnnxError, OnnxFile, read_onnx
 

@@ -1,0 +1,83 @@
+"""What a model answers: its task, labels, positive label, threshold, and the kind of its scores.
+
+Called by the packager; calls the ONNX reader.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from sluice.errors import InvalidInputError
+from sluice.package.bare import infer_labels
+from sluice.package.manifest import Label, Output, Task
+from sluice.package.onnx_file import read_onnx
+
+
+def python_outcome(
+    model: Any, threshold: float | None, positive: Label | None
+) -> tuple[Task, Output]:
+    """What a fitted model answers, from what scikit-learn's conventions say of it."""
+    if not hasattr(model, "predict"):
+        raise InvalidInputError(
+            f"A {type(model).__name__} has no predict method.",
+            hint="Give a fitted scikit-learn estimator or pipeline.",
+        )
+    classes = getattr(model, "classes_", None)
+    if classes is None:
+        return "regression", Output(score_name="value")
+    labels = tuple(_label(v) for v in np.asarray(classes).reshape(-1).tolist())
+    if hasattr(model, "predict_proba"):
+        return "classification", _classes(labels, threshold, positive, "probability")
+    if hasattr(model, "decision_function"):
+        return "classification", _classes(labels, threshold, positive, "decision")
+    return "classification", _classes(labels, threshold, positive, "vote")
+
+
+def onnx_outcome(
+    graph: bytes, threshold: float | None, positive: Label | None
+) -> tuple[Task, Output]:
+    """What an ONNX graph answers, from its outputs and the labels it names."""
+    labels = infer_labels(read_onnx(graph))
+    if labels is None:
+        return "regression", Output(score_name="value")
+    return "classification", _classes(labels, threshold, positive, "probability")
+
+
+def _classes(
+    labels: tuple[Label, ...],
+    threshold: float | None,
+    positive: Label | None,
+    score: Literal["probability", "decision", "vote"],
+) -> Output:
+    usual = 0.0 if score == "decision" else 0.5
+    limit = usual if threshold is None else float(threshold)
+    if not np.isfinite(limit) or (score != "decision" and not 0 <= limit <= 1):
+        raise InvalidInputError(
+            f"The threshold {limit} is not between 0 and 1.", hint="Scores are probabilities."
+        )
+    if len(labels) != 2:
+        if positive is not None:
+            raise InvalidInputError(
+                f"positive is for two labels; the model has {len(labels)}.",
+                hint="Leave it out.",
+            )
+        return Output(labels=labels, threshold=limit, score_name=score)
+    wanted = labels[1] if positive is None else _label(positive)
+    matching = [v for v in labels if str(v) == str(wanted)]
+    if not matching:
+        raise InvalidInputError(
+            f"positive={wanted!r} is not one of the model's labels {list(labels)}."
+        )
+    return Output(labels=labels, positive=matching[0], threshold=limit, score_name=score)
+
+
+def _label(value: Any) -> Label:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return int(value)
+    return str(value)
