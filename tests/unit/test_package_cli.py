@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from tests.unit import package_support as support
 
 from sluice.api.trustpolicy import TrustPolicySpec
 from sluice.cli import group
@@ -19,7 +20,6 @@ from sluice.errors import SluiceError
 from sluice.package.from_file import Options, package_file
 from sluice.package.load import open_package
 from sluice.package.manifest import digest_of
-from tests.unit import package_support as support
 
 
 def sluice(*args: Any) -> Result:

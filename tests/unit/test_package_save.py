@@ -20,13 +20,13 @@ from sklearn.ensemble import (
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from tests.unit import package_support as support
 
 import sluice
 from sluice.errors import InvalidInputError, PackageError, SluiceError
 from sluice.package.features import columns_from_rows
 from sluice.package.load import Package, open_package
 from sluice.package.scoring import OnnxScorer, PythonScorer, answer
-from tests.unit import package_support as support
 
 
 def save(out: Path, model: Any, *args: Any, **options: Any) -> Package:
@@ -331,6 +331,26 @@ def test_labels_must_belong_to_the_rows(tmp_path: Path) -> None:
     model, frame, label = support.linear()
     with pytest.raises(InvalidInputError, match="300 example rows but 299 labels"):
         save(tmp_path, model, frame, label[:-1])
+
+
+def test_models_of_several_outputs_are_refused(tmp_path: Path) -> None:
+    frame, label = support.table()
+    both = np.column_stack([label, 1 - label])
+    with pytest.raises(InvalidInputError, match="2 outputs"):
+        save(tmp_path, RandomForestClassifier(3).fit(frame, both), frame)
+    with pytest.raises(InvalidInputError, match="2 values a row"):
+        save(tmp_path, LinearRegression().fit(frame, both), frame)
+
+
+def test_a_model_that_was_never_fitted_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="NotFittedError"):
+        save(tmp_path, LogisticRegression(), support.table()[0])
+
+
+def test_a_notebook_shows_what_was_saved(tmp_path: Path) -> None:
+    model, frame, label = support.linear()
+    shown = repr(sluice.save(model, frame, label, tmp_path / "p"))
+    assert "sha256:" in shown and "model.onnx: onnx, Data" in shown and "Passed" in shown
 
 
 def test_what_cannot_predict_is_refused(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from tests.unit import package_support as support
 
 from sluice.errors import PackageError
 from sluice.package import expand as room
 from sluice.package.inspect_pickle import inspect_pickle
 from sluice.package.onnx_file import NotOnnxError, read_onnx
 from sluice.package.sniff import look, sniff
-from tests.unit import package_support as support
 
 COMPRESSORS = {
     "zlib": zlib.compress,

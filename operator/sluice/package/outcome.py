@@ -27,6 +27,11 @@ def python_outcome(
     classes = getattr(model, "classes_", None)
     if classes is None:
         return "regression", Output(score_name="value")
+    if isinstance(classes, list) and classes and not np.isscalar(classes[0]):
+        raise InvalidInputError(
+            f"The model has {len(classes)} outputs; one can be served.",
+            hint="Train one model for each output.",
+        )
     labels = tuple(_label(v) for v in np.asarray(classes).reshape(-1).tolist())
     if hasattr(model, "predict_proba"):
         return "classification", _classes(labels, threshold, positive, "probability")

@@ -28,7 +28,7 @@ from sluice.package.manifest import (
 from sluice.package.trust import requires_trust
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Saved:
     """Where the package is, its digest, and what is worth knowing about it."""
 
@@ -37,7 +37,7 @@ class Saved:
     manifest: Manifest
     notes: tuple[str, ...] = field(default=())
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         model = self.manifest.model
         lines = [
             f"{self.path}  {self.digest}",

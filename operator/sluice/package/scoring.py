@@ -108,7 +108,10 @@ def ask_python(model: Any, frame: Any, output: Output) -> Array:
         return np.array([[float(p == v) for v in labels] for p in predicted]).reshape(
             len(predicted), len(labels)
         )
-    return np.asarray(model.predict(frame), dtype=np.float64).reshape(-1)
+    values = np.asarray(model.predict(frame), dtype=np.float64)
+    if values.ndim > 1 and values.shape[1] != 1:
+        raise ValueError(f"the model answers {values.shape[1]} values a row; one can be served")
+    return values.reshape(-1)
 
 
 class OnnxScorer:
