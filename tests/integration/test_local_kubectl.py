@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -187,3 +188,26 @@ def test_pods_are_apart_from_the_host(cluster, namespace, k) -> None:
     allowed = {"PATH", "HOME", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "_", "TERM", "LC_CTYPE"}
     names = {line.split("=")[0] for line in text.splitlines() if "=" in line}
     assert {n for n in names - allowed if not n.startswith("KUBERNETES_")} == set()
+
+
+def test_entered_command_gets_signals_and_returns_its_code(cluster, tmp_path, eventually) -> None:
+    code = (
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7));"
+        "print('on', flush=True); time.sleep(600)"
+    )
+    line = cluster.enter([sys.executable, "-c", code])
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    process.terminate()
+    assert process.wait(10) == 7
+    absent = cluster.enter(["/no/such"])
+    missing = subprocess.run(absent, capture_output=True, text=True, check=False)
+    assert missing.returncode == 127
+    assert "No such file" in missing.stderr
+    marked = subprocess.Popen(cluster.enter(["sleep", "98765"]))
+    look = ["pgrep", "-fx", "sleep 98765"]
+    eventually(lambda: subprocess.run(look, capture_output=True, check=False).returncode == 0)
+    marked.kill()
+    marked.wait()
+    eventually(lambda: subprocess.run(look, capture_output=True, check=False).returncode == 1)

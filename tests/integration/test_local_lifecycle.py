@@ -285,3 +285,26 @@ def test_in_cluster_account_works_in_the_fallback(own, kubectl_of, eventually) -
     phase = ("get", "pod", "me", "-o", "jsonpath={.status.phase}")
     eventually(lambda: kubectl(*phase) == "Succeeded", 30)
     assert kubectl("logs", "me") == "system:serviceaccount:default:default"
+
+
+def test_pods_serve_on_while_the_api_server_is_away(own, kubectl_of, eventually) -> None:
+    """Stopped, not killed: a component that ends takes the cluster along."""
+    cluster = own("away")
+    cluster.up()
+    kubectl = kubectl_of(cluster)
+    ready_pod(cluster, kubectl)
+    kubectl("expose", "pod", "p", "--port=80", "--target-port=8080")
+    url = "http://p.default.svc.cluster.local/"
+    eventually(lambda: cluster.http(url).status == 200)
+    server = next(u.pid for u in inspect.usage(cluster) if u.name == "kube-apiserver")
+    os.kill(server, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline:
+            assert cluster.http(url).status == 200
+    finally:
+        os.kill(server, signal.SIGCONT)
+    kubectl("delete", "pod", "p", "--wait=true")
+    kubectl("run", "again", "--image=busybox", "--restart=Never", "--command", "--", "true")
+    phase = ("get", "pod", "again", "-o", "jsonpath={.status.phase}")
+    eventually(lambda: kubectl(*phase) == "Succeeded", 60)

@@ -175,3 +175,11 @@ def test_without_nft_the_reason_names_the_package() -> None:
 def test_instance_names_are_checked(name: str) -> None:
     with pytest.raises(LocalError, match="cannot name"):
         state_dir(name)
+
+
+def test_old_nft_and_old_kernels_are_named(tmp_path: Path) -> None:
+    old = str(program(tmp_path / "nft-old", "nftables v0.9.8 (E.D.S.)"))
+    new = str(program(tmp_path / "nft-new", "nftables v1.0.6 (Lester Gooch #5)"))
+    assert namespace._too_old(old, "6.1.0") == "nft 0.9.8 is too old, 1.0.1 is needed"
+    assert namespace._too_old(new, "5.10.0-21") == "Linux 5.10.0 is too old, 5.13.0 is needed"
+    assert namespace._too_old(new, "5.15.0-91-generic") == ""

@@ -39,7 +39,7 @@ from sluice.local.settings import (
 )
 
 Say = Callable[[str], None]
-_START_SECONDS = 300
+_START_SECONDS = 420
 _STOP_SECONDS = 15
 
 
@@ -325,14 +325,10 @@ class LocalCluster:
         env = ["env", f"KUBECONFIG={self.kubeconfig}"]
         if settings.mode == "rewrite":
             return [*env, *argv]
-        nsenter = shutil.which("nsenter")
-        if nsenter is None:
-            raise LocalError(
-                "The program nsenter is missing.", hint="Install the package util-linux."
-            )
-        user = ["-U", "--preserve-credentials"] if settings.user_namespace else []
-        where = ["-t", str(pid), *user, "-n", "-p", "-m", "-i", f"--wd={Path.cwd()}"]
-        return [nsenter, *where, *env, *argv]
+        script = str(Path(__file__).with_name("enter.py"))
+        kinds = "user,ipc,net,pid,mnt" if settings.user_namespace else "ipc,net,pid,mnt"
+        python = [sys.executable, "-I", "-S", script]
+        return [*python, str(pid), kinds, str(Path.cwd()), *env, *argv]
 
     def exec_python(self, *args: str, timeout: float = 60) -> str:
         """Run this Python inside with ``args``; what it printed."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import platform
+import re
 import signal
 import socket
 import subprocess
@@ -25,12 +27,23 @@ def decide(wanted: str, nft: str | None) -> tuple[Mode, bool, str]:
         return "rewrite", False, "as asked"
     reason = "the program nft is missing (Debian/Ubuntu: apt-get install nftables)"
     if nft is not None:
-        reason = _probe(nft, user_namespace=True)
+        reason = _too_old(nft, platform.release()) or _probe(nft, user_namespace=True)
         if not reason:
             return "net", True, "own user, network, mount and PID namespaces"
-        if os.geteuid() == 0 and not _probe(nft, user_namespace=False):
+        refused = "refused" in reason
+        if refused and os.geteuid() == 0 and not _probe(nft, user_namespace=False):
             return "net", False, f"own network, mount and PID namespaces as root ({reason})"
     return "rewrite", False, reason
+
+
+def _too_old(nft: str, kernel: str) -> str:
+    """What kube-proxy's nftables mode asks for: nft 1.0.1 and Linux 5.13."""
+    shown = subprocess.run([nft, "--version"], capture_output=True, text=True, check=False).stdout
+    for name, text, least in (("nft", shown, (1, 0, 1)), ("Linux", kernel, (5, 13, 0))):
+        found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+        if found and tuple(int(n or 0) for n in found.groups()) < least:
+            return f"{name} {found[0]} is too old, {'.'.join(map(str, least))} is needed"
+    return ""
 
 
 def _probe(nft: str, *, user_namespace: bool) -> str:

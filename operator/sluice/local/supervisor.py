@@ -123,10 +123,10 @@ class Supervisor:
             self.start("kube-proxy", controlplane.proxy(s), {"PATH": path})
         self.start("node", [sys.executable, "-m", "sluice.local.node", str(s.state)])
         account = f"{url}/api/v1/namespaces/default/serviceaccounts/default"
-        await self._until("the default ServiceAccount", 60, lambda: _answers(account, context))
+        await self._until("the default ServiceAccount", 120, lambda: _answers(account, context))
         node = f"{url}/api/v1/nodes/{NODE_NAME}"
         announced = s.run_dir / "node-ready"  # of this start; the object may be an earlier one's
-        await self._until("the node", 60, lambda: announced.exists() and _ready(node, context))
+        await self._until("the node", 120, lambda: announced.exists() and _ready(node, context))
         self.say(step="the node is ready", seconds=round(time.monotonic() - begin, 1))
 
     async def _resolve(self, host: str) -> str:

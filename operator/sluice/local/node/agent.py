@@ -30,6 +30,7 @@ from sluice.local.settings import KUBERNETES_VERSION, NODE_NAME, Settings
 
 log = logging.getLogger(__name__)
 _HEARTBEAT = 10
+_TELL_AGAIN = 60.0  # seconds before the same event is written again
 _ENDED = ("Succeeded", "Failed")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -50,6 +51,7 @@ class Agent:
         self._zone = dns.Zone({}, self._endpoints, virtual_ips=settings.mode == "net")
         url = f"https://{settings.host_ip}:{settings.secure_port}"
         self._client = Client(url, settings.pki_dir)
+        self._told: dict[tuple[str, str, str], float] = {}
         self._boot = str(uuid.uuid4())
         self._ready_since = now()
         launcher = Launcher(isolated=settings.mode == "net", on_death=self.stopped.set)
@@ -155,6 +157,11 @@ class Agent:
     def event(self, pod: Object, kind: str, reason: str, message: str) -> None:
         """Tell about a pod, as ``kubectl describe`` and ``kubectl events`` show it."""
         meta = pod["metadata"]
+        key, clock = (meta["uid"], reason, message), asyncio.get_running_loop().time()
+        self._told = {k: t for k, t in self._told.items() if clock - t < _TELL_AGAIN}
+        if key in self._told:
+            return
+        self._told[key] = clock
         body = {
             "apiVersion": "v1",
             "kind": "Event",

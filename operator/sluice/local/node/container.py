@@ -113,6 +113,8 @@ class Container:
         started_at = now()
         self.status.state = {"running": {"startedAt": started_at}}
         self.status.container_id = f"process://{process.pid}"
+        text = f"Started container {self.name}"
+        self.context.machine.event(self.context.current(), "Normal", "Started", text)
         self._watch(process)
         self.context.changed()
         if self._stop_asked.is_set():  # asked to end while it was being started
@@ -306,11 +308,13 @@ class Container:
         return True
 
     def _on_readiness(self, ok: bool, seen: str) -> bool:
-        if ok != self.status.ready and not self._stop_asked.is_set():
+        if self._stop_asked.is_set():
+            return False
+        if not ok:
+            text = f"Readiness probe failed: {seen}"
+            self.context.machine.event(self.context.current(), "Warning", "Unhealthy", text)
+        if ok != self.status.ready:
             self.status.ready = ok
-            if not ok:
-                text = f"Readiness probe failed: {seen}"
-                self.context.machine.event(self.context.current(), "Warning", "Unhealthy", text)
             self.context.changed()
         return False
 

@@ -43,6 +43,7 @@ class KubeletApi:
         add("GET", "/containerLogs/{namespace}/{pod}/{container}", self._logs)
         for path in ("", "/{uid}"):
             add("*", "/exec/{namespace}/{pod}" + path + "/{container}", self._exec)
+            add("*", "/attach/{namespace}/{pod}" + path + "/{container}", self._attach)
             add("*", "/portForward/{namespace}/{pod}" + path, self._port_forward)
 
     def _pod(self, request: web.Request) -> Pod:
@@ -80,6 +81,11 @@ class KubeletApi:
                 break
         await response.write_eof()
         return response
+
+    async def _attach(self, _: web.Request) -> web.Response:
+        return web.Response(
+            status=501, text="the local node has no attach: use kubectl exec or logs"
+        )
 
     async def _port_forward(self, request: web.Request) -> Any:
         return await portforward.serve(request, self._pod(request).context.ip)
