@@ -238,3 +238,39 @@ def test_whatever_was_missed_a_relist_ends_equal_to_the_server(
     assert cached == {name: obj["metadata"]["uid"] for name, obj in server.items()}
     owned = {o["metadata"]["name"] for o in store.owned("ConfigMap", KEY)}
     assert owned == set(server)
+
+
+def test_versions_change_with_every_object_of_the_deployment_and_with_no_other() -> None:
+    store = Store(["ConfigMap", "TrustPolicy"])
+    seen = {store.versions(KEY)}
+    policy = {"kind": "TrustPolicy", "metadata": {"name": "p", "uid": "p", "resourceVersion": "7"}}
+    changes: list[tuple[str, str, dict[str, Any]]] = [
+        ("ConfigMap", "ADDED", config_map("a", 1)),
+        ("ConfigMap", "ADDED", config_map("b", 2)),
+        ("ConfigMap", "MODIFIED", config_map("a", 3)),
+        ("TrustPolicy", "ADDED", policy),
+        ("ConfigMap", "DELETED", config_map("b", 2)),
+        ("TrustPolicy", "DELETED", policy),
+    ]
+    for count, (kind, event, obj) in enumerate(changes, 1):
+        store.apply_event(kind, event, obj)
+        seen.add(store.versions(KEY))
+        assert len(seen) == count + 1
+    store.apply_event("ConfigMap", "ADDED", config_map("c", 9, owner="other"))
+    store.apply_event("ConfigMap", "ADDED", config_map("a", 3))
+    assert store.versions(KEY) in seen
+
+
+def test_what_was_agreed_holds_for_one_version_only() -> None:
+    store = make()
+    store.apply_event("ConfigMap", "ADDED", config_map("a", 1))
+    read = store.get("ConfigMap", "team", "a")
+    assert read is not None
+    store.agree(read, "d1")
+    assert store.agrees("ConfigMap", "team", "a", "d1")
+    assert not store.agrees("ConfigMap", "team", "a", "d2")
+    assert not store.agrees("ConfigMap", "team", "b", "d1")
+    store.apply_event("ConfigMap", "MODIFIED", config_map("a", 2))
+    assert not store.agrees("ConfigMap", "team", "a", "d1")
+    store.agree(read, "d1")  # It was read before the change.
+    assert not store.agrees("ConfigMap", "team", "a", "d1")

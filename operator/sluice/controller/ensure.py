@@ -6,9 +6,10 @@ Called by apply.  An object under our name that is not ours is a conflict and st
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from typing import Any
+
+import orjson
 
 from sluice.api.meta import GROUP, LABEL_DEPLOYMENT, MANAGER_CHILDREN
 from sluice.errors import SluiceError
@@ -43,12 +44,15 @@ class Ensurer:
 
     async def ensure(self, desired: Obj, *, manager: str = MANAGER_CHILDREN) -> Obj | None:
         """Makes ``desired`` true.  None when it already was.  Raises NameConflictError."""
-        wanted = _marked(desired)
-        kind, meta = wanted["kind"], wanted["metadata"]
+        digest, kind, meta = _digest(desired), desired["kind"], desired["metadata"]
+        if self._store.agrees(kind, meta["namespace"], meta["name"], digest):
+            return None
+        wanted = _marked(desired, digest)
         present = self._store.get(kind, meta["namespace"], meta["name"])
         if present is None:
             return await self._create(wanted, manager)
         if _same(present, wanted):
+            self._store.agree(present, digest)
             return None
         return await self._apply(wanted, present, manager)
 
@@ -108,9 +112,11 @@ class Ensurer:
         self._store.deleted(obj)
 
 
-def _marked(desired: Obj) -> Obj:
-    body = json.dumps(desired, sort_keys=True, separators=(",", ":")).encode()
-    digest = hashlib.sha256(body).hexdigest()[:16]
+def _digest(desired: Obj) -> str:
+    return hashlib.sha256(orjson.dumps(desired, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+def _marked(desired: Obj, digest: str) -> Obj:
     meta = desired["metadata"]
     annotations = {**meta.get("annotations", {}), APPLIED: digest}
     return {**desired, "metadata": {**meta, "annotations": annotations}}
@@ -124,6 +130,8 @@ def _same(present: Obj, wanted: Obj) -> bool:
 
 def covers(present: Any, wanted: Any) -> bool:
     """Whether everything in ``wanted`` is so in ``present``; defaults the server adds are fine."""
+    if present == wanted:
+        return True
     if isinstance(wanted, dict):
         return isinstance(present, dict) and all(
             covers(present.get(k), v) for k, v in wanted.items() if v is not None

@@ -45,12 +45,14 @@ class Change:
         return (self.namespace, self.owner) if self.owner else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
     raw: bytes
     version: str
     uid: str
     owner: str
+    agreed: str = ""
+    """Digest of the desired state that this very version was found to hold; see ``agree``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Store:
         self._buried: OrderedDict[str, None] = OrderedDict()
         self._expected: dict[Key, dict[_Ref, _Expectation]] = {}
         self._clock = clock
+        self._cluster_changes = 0
         self.trust_readable = True
         """False where RBAC does not let us read TrustPolicies: code formats are then refused."""
 
@@ -143,6 +146,25 @@ class Store:
         found = set(self._objects.get("ModelDeployment", ()))
         found.update(k for k, names in self._owned.get("ModelRevision", {}).items() if names)
         return sorted(found)
+
+    def versions(self, key: Key) -> tuple[str, ...]:
+        """Changes whenever an object of this ModelDeployment does, or any that has no namespace."""
+        found = [str(self._cluster_changes)]
+        for kind, rows in self._objects.items():
+            found += (rows[key[0], name].version for name in self._owned[kind].get(key, ()))
+        return tuple(sorted(found))
+
+    def agrees(self, kind: str, namespace: str, name: str, digest: str) -> bool:
+        """Whether ``agree`` was said of exactly the version that is cached, with this digest."""
+        entry = self._objects[kind].get((namespace, name))
+        return entry is not None and entry.agreed == digest
+
+    def agree(self, obj: Object, digest: str) -> None:
+        """Notes that ``obj``, as read from here, holds the desired state of this digest."""
+        metadata = obj["metadata"]
+        entry = self._objects[obj["kind"]].get((metadata.get("namespace", ""), metadata["name"]))
+        if entry is not None and entry.version == metadata.get("resourceVersion"):
+            entry.agreed = digest
 
     def count(self, kind: str) -> int:
         """How many objects of ``kind`` are known."""
@@ -213,6 +235,7 @@ class Store:
         if known and known.owner != owner:
             self._owned[kind][place[0], known.owner].discard(place[1])
         self._objects[kind][place] = _Entry(_packed(obj), version, uid, owner)
+        self._cluster_changes += not place[0]
         if owner:
             self._owned[kind][place[0], owner].add(place[1])
         going = bool(metadata.get("deletionTimestamp"))
@@ -225,6 +248,7 @@ class Store:
         if entry is None or (uid and entry.uid != uid):
             return None
         del self._objects[kind][place]
+        self._cluster_changes += not namespace
         names = self._owned[kind].get((namespace, entry.owner))
         if names is not None:
             names.discard(name)

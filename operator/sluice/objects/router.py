@@ -7,6 +7,7 @@ is in their memory and the file is what they do after a restart.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -75,6 +76,7 @@ def selector(name: str) -> dict[str, str]:
     return {LABEL_DEPLOYMENT: name, LABEL_COMPONENT: COMPONENT}
 
 
+@functools.cache
 def shape_hash(shape: RouterShape) -> str:
     """Changes when router pods must be replaced to follow."""
     text = json.dumps(asdict(shape), sort_keys=True)
