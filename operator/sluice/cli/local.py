@@ -97,10 +97,15 @@ def status(cluster: LocalCluster) -> None:
 @command.command()
 @_instance
 @click.option("--raw", is_flag=True, help="Print the file instead of its path.")
-def kubeconfig(cluster: LocalCluster, raw: bool) -> None:
+@click.option("--export", is_flag=True, help='As a shell line: eval "$(... --export)".')
+def kubeconfig(cluster: LocalCluster, raw: bool, export: bool) -> None:
     """Print its kubeconfig's path: export KUBECONFIG=$(sluice local kubeconfig)."""
     cluster.settings.load(cluster.state)  # says so when there is no such instance
-    click.echo(cluster.kubeconfig.read_text() if raw else cluster.kubeconfig, nl=not raw)
+    if raw:
+        click.echo(cluster.kubeconfig.read_text(), nl=False)
+    else:
+        path = shlex.quote(str(cluster.kubeconfig))
+        click.echo(f"export KUBECONFIG={path}" if export else cluster.kubeconfig)
 
 
 @command.command(context_settings={"ignore_unknown_options": True})

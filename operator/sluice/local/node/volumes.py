@@ -200,7 +200,9 @@ class Volumes:
         kept = self._root / "tokens" / (token.get("audience") or "default")
         lifetime = token.get("expirationSeconds", 3600)
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - kept.stat().st_mtime < 0.8 * lifetime:
+            renew_at = kept.stat().st_mtime + 0.8 * lifetime
+            if time.time() < renew_at:
+                self.refresh_at = min(self.refresh_at, renew_at)
                 return kept.read_bytes()
         meta = self._pod["metadata"]
         account = self._pod["spec"].get("serviceAccountName", "default")
