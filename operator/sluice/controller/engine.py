@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -40,12 +41,21 @@ KINDS = (PARENT, "ModelRevision", TRUST, *CHILDREN)
 _BEHIND_SECONDS = 1.0
 """Looking again at a key whose cache is behind, in case the event that would tell never comes."""
 
+_TRUSTED_SECONDS = 3600.0
+"""For so long, a key that asked for nothing and whose objects did not change is not worked on.
+
+What is not in the cache (a router's memory, certificates) is looked at this often.
+"""
+
 
 class Reconciler(Protocol):
     """Looks at one ModelDeployment and does what is needed: level-based, safe to repeat."""
 
     async def reconcile(self, key: Key) -> float | None:
-        """Works on ``key``; returns the seconds after which to look again, or None."""
+        """Works on ``key``; returns the seconds after which to look again.
+
+        None: nothing but a change of one of its objects can make a difference now.
+        """
         ...
 
 
@@ -93,6 +103,7 @@ class Engine:
         self.reconciler = factory(self.context)
         self.elector: LeaseElector | None = None
         self._trust: dict[str, set[str]] = defaultdict(set)
+        self._settled: dict[Key, tuple[float, tuple[str, ...]]] = {}
         self._relist_now = asyncio.Event()
         self._working = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -174,6 +185,7 @@ class Engine:
 
     async def _start_work(self) -> None:
         self._working = True
+        self._settled.clear()  # Another instance may have worked meanwhile.
         for key in self.store.deployments():
             self.queue.add(key, Priority.RESYNC)
         self.workers.start()
@@ -259,10 +271,24 @@ class Engine:
     async def _work(self, key: Key) -> float | None:
         if not self.store.caught_up(key):
             return _BEHIND_SECONDS
-        again = await self.reconciler.reconcile(key)
-        if again is None and self.store.has(PARENT, *key):
-            again = self.settings.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311
-        return again
+        versions = self.store.versions(key)
+        if not self._is_settled(key, versions):
+            again = await self.reconciler.reconcile(key)
+            if again is not None:
+                return again
+            self._settled[key] = (time.monotonic(), versions)
+        if not self.store.has(PARENT, *key):
+            self._settled.pop(key, None)
+            return None
+        return self.settings.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311
+
+    def _is_settled(self, key: Key, versions: tuple[str, ...]) -> bool:
+        """Whether the last work on exactly these versions found nothing left to do."""
+        since, seen = self._settled.pop(key, (0.0, ()))
+        if seen != versions or time.monotonic() - since > _TRUSTED_SECONDS:
+            return False
+        self._settled[key] = (since, seen)
+        return True
 
     def _failed(self, key: Key, error: Exception, delay: float) -> None:
         self.metrics.reconcile_errors.inc("modeldeployment")

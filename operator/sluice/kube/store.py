@@ -149,7 +149,7 @@ class Store:
 
     def versions(self, key: Key) -> tuple[str, ...]:
         """Changes whenever an object of this ModelDeployment does, or any that has no namespace."""
-        found = [str(self._cluster_changes)]
+        found = [f"{self._cluster_changes} {self.trust_readable}"]
         for kind, rows in self._objects.items():
             found += (rows[key[0], name].version for name in self._owned[kind].get(key, ()))
         return tuple(sorted(found))
