@@ -59,6 +59,9 @@ class Mirror:
             await client.apply(wanted, uid=seen["metadata"]["uid"])
         return None
 
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
 
 def main() -> None:
     kubeconfig, health, metrics, *namespaces = sys.argv[1:]

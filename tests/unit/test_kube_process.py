@@ -211,6 +211,9 @@ class Recording:
             raise self._failures.pop(0)
         return None
 
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
 
 def parent(name: str, version: int = 1) -> dict[str, Any]:
     return {

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sluice.api.meta import (
     MANAGER_REPLICAS,
-    MANAGER_STATUS,
     MANAGER_VERDICT,
     POD_READINESS_GATE,
-    command_annotation,
     evidence_name,
     headless_name,
     revision_name,
 )
 from sluice.api.modelrevision import RevisionSpec, Verdict
 from sluice.controller.ensure import Ensurer, covers
+from sluice.controller.history import forgettable
 from sluice.controller.observe import World
 from sluice.controller.pods import condition
 from sluice.controller.records import evidence_map, revision_object
+from sluice.controller.reports import finished_at
 from sluice.controller.route import Router
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import KubeError
@@ -33,12 +34,17 @@ from sluice.kube.events import EventRecorder
 from sluice.kube.store import Store
 from sluice.objects import jobs, revision
 from sluice.objects.common import Obj
+from sluice.rollout.identity import source_hash
 from sluice.rollout.model import Decision, NewRevision, Progress, Revision, Roles, RouterView
 from sluice.rollout.times import rfc3339
 
 log = logging.getLogger(__name__)
 
 SERVING_PHASES = ("Validated", "Passed")
+GATES_AGAIN = 15.0
+"""Seconds until gates that could not run are tried again."""
+CONFIRM_SECONDS = 5.0
+"""A router that does not confirm a rollback for this long is replaced."""
 
 
 def sheds(before: Roles, after: Roles) -> bool:
@@ -60,6 +66,7 @@ class Applier:
     router: Router
     ensurer: Ensurer
     default_image: str
+    operator_class: str
     now: float
 
     async def apply(self, decision: Decision, view: RouterView) -> bool:
@@ -68,18 +75,19 @@ class Applier:
         False when people could not be told: the status has to be written again.
         """
         if sheds(self.world.roles, decision.roles):
-            await self.router.follow(decision.roles)
+            await self.router.shed(decision.roles)
         await self._records(decision)
         await self._commit(decision)
         await self._children(decision)
         await self.router.objects(decision.roles)
         if self.router.differs(decision.roles, view):
             await self.router.follow(decision.roles)
+        await self._replace_deaf_router(decision)
         await self._retire(decision)
+        await self._forget(decision)
         await self._mark_pods(decision)
         self._tell(decision)
         try:
-            await self._answer(decision)
             await self._status(decision)
         except KubeError as error:
             # What is judged and routed must not wait for what is shown.
@@ -92,7 +100,10 @@ class Applier:
     async def _records(self, decision: Decision) -> None:
         new = decision.new_revision
         if new is not None:
-            await self.ensurer.ensure(revision_object(self.world.owner, new, self._template(new)))
+            record = revision_object(
+                self.world.owner, new, self._template(new), self.operator_class
+            )
+            await self.ensurer.ensure(record)
         for name, verdict in decision.verdicts.items():
             await self._write_verdict(name, verdict)
 
@@ -187,8 +198,16 @@ class Applier:
         keep_resolve = not decision.drop_resolve and decision.progress.outcome is not None
         for name, job in self.world.jobs.items():
             failed_resolve = keep_resolve and "-resolve-" in name
-            if name not in wanted and not failed_resolve:
+            if name not in wanted and not failed_resolve and not self._too_early(job, decision):
                 await self.ensurer.remove("Job", job)
+
+    def _too_early(self, job: Obj, decision: Decision) -> bool:
+        """Gates that could not run are tried again after a pause, not at once."""
+        rollout = decision.progress.rollout
+        if not decision.drop_gates or rollout is None or rollout.phase != "Validating":
+            return False
+        ended = finished_at(job)
+        return ended is not None and self.now - ended < GATES_AGAIN
 
     def _gates(self, record: Revision, decision: Decision) -> Obj:
         stable = self.world.revisions.get(decision.roles.stable or "")
@@ -196,16 +215,17 @@ class Applier:
             self.world.owner,
             record.hash,
             image=record.runtime_image,
-            candidate=(record.uri, record.package.digest, self._secret()),
-            stable=(stable.uri, stable.package.digest, self._secret()) if stable else None,
+            candidate=self._source(record),
+            stable=self._source(stable) if stable else None,
             validation=self.world.spec.validation,
             allow_code=record.package.trust_class != "Data"
             or (stable is not None and stable.package.trust_class != "Data"),
         )
 
-    def _secret(self) -> str | None:
-        ref = self.world.spec.model.credentials_ref
-        return ref.name if ref else None
+    def _source(self, record: Revision) -> tuple[str, str, str | None]:
+        """Where a revision's package is, and the Secret that it was fetched with."""
+        found = self.world.records.get(revision_name(self.world.owner.name, record.hash))
+        return record.uri, record.package.digest, secret_of(found)
 
     def _job_image(self) -> str:
         runtime = self.world.spec.serving.runtime
@@ -224,7 +244,44 @@ class Applier:
             if verdict is not None:
                 await self.ensurer.remove("ConfigMap", verdict)
 
-    # Pods, answers, status
+    async def _forget(self, decision: Decision) -> None:
+        """Records that nobody needs any more: beyond ``rollout.history``, or failed long ago."""
+        rollout, outcome = decision.progress.rollout, decision.progress.outcome
+        named = {x.revision for x in (rollout, outcome) if x is not None and x.revision}
+        kept = decision.roles.members() | set(decision.roles.left) | named
+        for name in forgettable(
+            self.world.revisions.values(),
+            kept=kept | {r for r in self.world.revisions if self._runs(r)},
+            source=source_hash(self.world.spec.model),
+            history=self.world.spec.rollout.history,
+            now=self.now,
+        ):
+            record = self.world.records[revision_name(self.world.owner.name, name)]
+            await self.ensurer.remove("ModelRevision", record)
+
+    def _runs(self, name: str) -> bool:
+        return revision_name(self.world.owner.name, name) in self.world.deployments
+
+    async def _replace_deaf_router(self, decision: Decision) -> None:
+        """A router that does not confirm a decrease in time goes; a new one starts on stable only.
+
+        One at a time, and only while nothing else about the routers moves.
+        """
+        since = unconfirmed_since(decision.progress)
+        if since is None or self.now - since < CONFIRM_SECONDS or self.router.restless():
+            return
+        for pod in self.router.deaf(decision.roles)[:1]:
+            name = pod["metadata"]["name"]
+            self.events.emit(
+                self.world.mdep,
+                "RouterReplaced",
+                f"Router pod {name} did not confirm the rollback within {CONFIRM_SECONDS:g} s.",
+                kind="Warning",
+                action="RouterReplaced",
+            )
+            await self.ensurer.remove("Pod", pod)
+
+    # Pods, status
 
     async def _mark_pods(self, decision: Decision) -> None:
         """Sets the readiness gate of pods whose revision is validated, at once."""
@@ -263,27 +320,19 @@ class Applier:
             subresource="status",
         )
 
-    async def _answer(self, decision: Decision) -> None:
-        """Removes executed annotations, so that the same command can be given again."""
-        if not decision.executed:
-            return
-        meta = self.world.mdep["metadata"]
-        annotations = dict.fromkeys(map(command_annotation, decision.executed))
-        await self.client.patch_merge(
-            "ModelDeployment",
-            meta["namespace"],
-            meta["name"],
-            {"metadata": {"annotations": annotations, "uid": meta["uid"]}},
-            field_manager=MANAGER_STATUS,
-        )
-
     async def _status(self, decision: Decision) -> None:
         meta = self.world.mdep["metadata"]
         present = self.world.mdep.get("status") or {}
         if _same_status(present, decision.status):
             return
+        # The uid is only checked after a write of status; the version is held to.
         await self.client.patch_status(
-            "ModelDeployment", meta["namespace"], meta["name"], decision.status, uid=meta["uid"]
+            "ModelDeployment",
+            meta["namespace"],
+            meta["name"],
+            decision.status,
+            uid=meta["uid"],
+            resource_version=meta["resourceVersion"],
         )
 
     def _tell(self, decision: Decision) -> None:
@@ -291,6 +340,28 @@ class Applier:
             self.events.emit(
                 self.world.mdep, note.reason, note.message, kind=note.kind, action=note.reason
             )
+
+
+def unconfirmed_since(progress: Progress) -> float | None:
+    """Since when routers should send nothing to a revision that is taken back, and may still do."""
+    last = progress.last_rollback
+    if last is not None and not last.traffic_zero_at:
+        return datetime.fromisoformat(last.detected_at).timestamp()
+    rollout = progress.rollout
+    if rollout is not None and rollout.phase == "RollingBack" and rollout.failure is not None:
+        return rollout.failure.detected
+    return None
+
+
+def secret_of(record: Obj | None) -> str | None:
+    """The Secret that a recorded pod template fetches with."""
+    spec = (record or {}).get("spec", {}).get("podTemplate", {}).get("spec", {})
+    for init in spec.get("initContainers") or []:
+        for source in init.get("envFrom") or []:
+            name = (source.get("secretRef") or {}).get("name")
+            if name:
+                return str(name)
+    return None
 
 
 def _same_status(present: dict[str, Any], wanted: dict[str, Any]) -> bool:

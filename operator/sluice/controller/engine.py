@@ -58,6 +58,10 @@ class Reconciler(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Ends what it keeps open; it may be used again."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -159,6 +163,7 @@ class Engine:
             await asyncio.wait([task])
         self._tasks.clear()
         await self._stop_work()
+        await self.reconciler.close()
         await self.events.drain()
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:

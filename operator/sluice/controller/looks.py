@@ -16,12 +16,14 @@ from sluice.controller.observe import World
 from sluice.controller.route import Router
 from sluice.errors import SluiceError
 from sluice.evidence.counters import ServingPod, read_counters
-from sluice.evidence.snapshot import Arm, build_look
+from sluice.evidence.snapshot import Arm, Reading, build_look
 from sluice.rollout.looking import Arms, absorbed, arms, due
 from sluice.rollout.model import Progress, RouterView
 
 WARM_UP_SECONDS = 30.0
 WARM_UP_LOOKS = 3
+LONGEST = 2
+"""Intervals that a look counts for at most, however long nobody looked."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,16 @@ class Looker:
         progress = progress.model_copy(update={"look_at": now, "snapshot": reading.snapshot})
         if reading.look is None:
             return progress
-        empty = reading.look.candidate.n == 0
+        look = replace(reading.look, seconds=min(reading.look.seconds, LONGEST * interval))
+        said = _said(reading)
         progress = progress.model_copy(
             update={
-                "empty_looks": progress.empty_looks + 1 if empty else 0,
-                "analysis_error": "The candidate got no request." if empty else "",
+                "empty_looks": progress.empty_looks + 1 if said else 0,
+                "analysis_error": said[:512],
+                "partial": bool(reading.message),
             }
         )
-        return absorbed(progress, found.plan, reading.look)
+        return absorbed(progress, found.plan, look)
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -99,6 +103,15 @@ class Looker:
         """Closes the connections to pods."""
         if self._session is not None:
             await self._session.close()
+            self._session = None
+
+
+def _said(reading: Reading) -> str:
+    """What is wrong with a look that was taken; empty for a good one."""
+    assert reading.look is not None
+    if reading.message:
+        return f"{reading.message} Until all answer, nothing is promoted; alarms stay on."
+    return "" if reading.look.candidate.n else "The candidate got no request."
 
 
 def _without(world: World, view: RouterView) -> World:

@@ -67,7 +67,7 @@ def read_world(store: Store, key: Key) -> World | None:
     mdep = store.get("ModelDeployment", namespace, name)
     if mdep is None:
         return None
-    records = {o["metadata"]["name"]: o for o in store.owned("ModelRevision", key)}
+    records = _named(store.owned("ModelRevision", key))
     revisions = {r.hash: r for r in map(revision_of, records.values())}
     config_maps = _named(store.owned("ConfigMap", key))
     progress = progress_of(config_maps.get(evidence_name(name)))

@@ -38,12 +38,12 @@ def view(deployment: Obj | None, pods: Iterable[Obj]) -> PodsView:
         wanted=wanted,
         ready=ready,
         exists=deployment is not None,
-        trouble=None if ready >= wanted else trouble(live),
+        trouble=None if ready >= wanted else trouble(live, deployment),
     )
 
 
-def trouble(pods: list[Obj]) -> Trouble | None:
-    """The most telling reason why pods are not ready."""
+def trouble(pods: list[Obj], deployment: Obj | None = None) -> Trouble | None:
+    """The most telling reason why pods are not ready, or why there are none."""
     crashes = [c for p in pods for c in _model_exits(p)]
     if crashes:
         return _crash(pods, crashes)
@@ -51,6 +51,9 @@ def trouble(pods: list[Obj]) -> Trouble | None:
         waiting = _waiting(pod)
         if waiting is not None:
             return waiting
+    refused = _refused(deployment)
+    if refused:
+        return Trouble("Pending", refused)
     pending = [p for p in pods if p.get("status", {}).get("phase") == "Pending"]
     if pending:
         return Trouble("Pending", _unscheduled(pending[0]))
@@ -110,6 +113,14 @@ def _waiting(pod: Obj) -> Trouble | None:
                 said = str(waiting.get("message") or "")[:200]
                 return Trouble(kind, f"{reason}: {said}" if said else reason)  # type: ignore[arg-type]
     return None
+
+
+def _refused(deployment: Obj | None) -> str:
+    """Why pods cannot even be created: a quota, an admission policy, a missing account."""
+    for entry in (deployment or {}).get("status", {}).get("conditions") or []:
+        if entry.get("type") == "ReplicaFailure" and entry.get("status") == "True":
+            return f"pods cannot be created: {str(entry.get('message') or '')[:350]}"
+    return ""
 
 
 def _unscheduled(pod: Obj) -> str:

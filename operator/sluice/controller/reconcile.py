@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import UTC, datetime
+from collections import OrderedDict
 
-from sluice.api.meta import LABEL_COMPONENT
+from sluice.api.meta import LABEL_COMPONENT, LABEL_OPERATOR_CLASS
 from sluice.controller.apply import Applier
 from sluice.controller.certificates import RouterAccess
 from sluice.controller.engine import Context
 from sluice.controller.ensure import Ensurer, NameConflictError
+from sluice.controller.history import left
 from sluice.controller.looks import Looker
 from sluice.controller.observe import World, inputs_of, read_world, trust_policies
+from sluice.controller.pods import is_ready
+from sluice.controller.records import revision_of
 from sluice.controller.report import report
-from sluice.controller.route import Router, shape_of, url_of
+from sluice.controller.route import Router, shape_of, started_at, url_of
+from sluice.controller.stalled import stalled
+from sluice.errors import InvalidInputError
 from sluice.kube.store import Key
+from sluice.objects.common import Obj
 from sluice.rollout.decide import decide
 from sluice.rollout.model import Roles
 from sluice.traffic.router import RouterClient
@@ -28,7 +34,8 @@ log = logging.getLogger(__name__)
 
 CONFLICT_RETRY = 30.0
 STATUS_RETRY = 5.0
-KEEP_QUARANTINED_SECONDS = 30 * 86400.0
+LONGEST_WAIT = 86400.0
+REMEMBERED_ROUTERS = 10_000
 
 
 class Reconciler:
@@ -41,16 +48,46 @@ class Reconciler:
         self._access = RouterAccess(client, namespace)
         self._looker = Looker()
         self._conflicts: dict[Key, tuple[str, ...]] = {}
+        self._renewed: OrderedDict[tuple[str, float], None] = OrderedDict()
 
     async def reconcile(self, key: Key) -> float | None:
         """Looks at ``key`` and does what is needed; seconds until the next look, or None."""
-        world = read_world(self._context.store, key)
+        try:
+            world = read_world(self._context.store, key)
+        except InvalidInputError as error:
+            return await self._stall(key, error)
         if world is None:
             self._conflicts.pop(key, None)
             return await self._sweep(key)
         if "deletionTimestamp" in world.mdep["metadata"]:
             return None
         return await self._reconcile(key, world)
+
+    async def close(self) -> None:
+        """Ends connections to routers and pods; a later reconcile opens new ones."""
+        self._access.close()
+        await self._looker.close()
+
+    async def _stall(self, key: Key, error: InvalidInputError) -> float | None:
+        """What cannot be read is left as it runs, and its owner is told."""
+        mdep = self._context.store.get("ModelDeployment", *key)
+        if mdep is None or "deletionTimestamp" in mdep["metadata"]:
+            return None
+        log.warning("%s/%s: %s", *key, error)
+        status = stalled(mdep, error, time.time())
+        if status != mdep.get("status"):
+            meta = mdep["metadata"]
+            await self._context.client.patch_status(
+                "ModelDeployment",
+                *key,
+                status,
+                uid=meta["uid"],
+                resource_version=meta["resourceVersion"],
+            )
+            self._context.events.emit(
+                mdep, error.reason, str(error), kind="Warning", action=error.reason
+            )
+        return None
 
     async def _reconcile(self, key: Key, world: World) -> float | None:
         ensurer = Ensurer(
@@ -59,6 +96,7 @@ class Reconciler:
         router = await self._router(world, ensurer)
         conflicts = await self._base(router, world.roles)
         view = await router.read()
+        await self._renew(router)
         now = time.time()
         look = await self._looker.look(world, router, view, now)
         world = look.world
@@ -83,6 +121,7 @@ class Reconciler:
             router=router,
             ensurer=ensurer,
             default_image=self._context.settings.runtime_image,
+            operator_class=self._context.settings.operator_class,
             now=now,
         )
         try:
@@ -99,10 +138,32 @@ class Reconciler:
 
     async def _router(self, world: World, ensurer: Ensurer) -> Router:
         settings = self._context.settings
-        await self._access.certify(world.owner.namespace)
+        none_ready = not any(map(is_ready, world.router_pods))
+        await self._access.certify(world.owner.namespace, doubt=none_ready)
         shape = shape_of(world, settings.dns_nameserver)
-        client = RouterClient(await self._access.context(), shape)
+        client = RouterClient(await self._access.pool(), shape)
         return Router(world, client, ensurer, shape, settings.router_image)
+
+    async def _renew(self, router: Router) -> None:
+        """Gives a renewed certificate to routers that started with the one before."""
+        namespace = router.world_key[0]
+        leaf = await self._access.certify(namespace)
+        started = {p["metadata"]["uid"]: started_at(p) or 0.0 for p in router.world.router_pods}
+        late = [
+            p
+            for p in router.pods()
+            if leaf.missed_by(started[p.uid]) and (p.uid, leaf.since) not in self._renewed
+        ]
+        if not late:
+            return
+        result = await router.client.renew_certificate(late, leaf.pem)
+        for one in result.results:
+            if one.ok:
+                self._renewed[one.pod.uid, leaf.since] = None
+            else:
+                log.warning("%s/%s: %s", *router.world_key, one.error)
+        while len(self._renewed) > REMEMBERED_ROUTERS:
+            self._renewed.popitem(last=False)
 
     async def _base(self, router: Router, roles: Roles) -> tuple[str, ...]:
         """The router's objects; what somebody else owns under our names is reported."""
@@ -118,31 +179,30 @@ class Reconciler:
     async def _sweep(self, key: Key) -> float | None:
         """Removes records of a deleted ModelDeployment, but keeps quarantined ones for 30 days."""
         store, client = self._context.store, self._context.client
-        wait = None
+        wait, gone = None, []
         for record in store.owned("ModelRevision", key):
+            keep = self._keep(record)
+            if keep > 0:
+                wait = keep if wait is None else min(wait, keep)
+            else:
+                gone.append(record)
+        # Asked, not remembered: our cache lacks what another install works on.
+        if not gone or await client.find("ModelDeployment", *key) is not None:
+            return None
+        for record in gone:
             meta = record["metadata"]
-            if meta["labels"].get(LABEL_COMPONENT) != "revision":
-                continue
-            if record.get("verdict", {}).get("phase") == "Failed":
-                left = KEEP_QUARANTINED_SECONDS - _age(record)
-                if left > 0:
-                    wait = left if wait is None else min(wait, left)
-                    continue
             await client.delete("ModelRevision", key[0], meta["name"], uid=meta["uid"])
             store.deleted(record)
-        return wait
+        return None if wait is None else min(wait, LONGEST_WAIT)
 
-
-def _age(record: dict[str, object]) -> float:
-    """Seconds since the verdict, or since creation."""
-    verdict = record.get("verdict")
-    at = verdict.get("at") if isinstance(verdict, dict) else None
-    if not at:
-        meta = record["metadata"]
-        assert isinstance(meta, dict)
-        at = meta.get("creationTimestamp")
-    try:
-        then = datetime.fromisoformat(str(at).replace("Z", "+00:00"))
-    except ValueError:
-        return 0.0
-    return (datetime.now(UTC) - then).total_seconds()
+    def _keep(self, record: Obj) -> float:
+        """Seconds until the record of a deleted ModelDeployment may go."""
+        labels = record["metadata"].get("labels") or {}
+        ours = labels.get(LABEL_OPERATOR_CLASS, "") == self._context.settings.operator_class
+        if labels.get(LABEL_COMPONENT) != "revision" or not ours:
+            return LONGEST_WAIT
+        try:
+            revision = revision_of(record)
+        except InvalidInputError:
+            return LONGEST_WAIT  # Perhaps a quarantine; somebody who can read it decides.
+        return left(revision, time.time()) if revision.verdict.phase == "Failed" else 0.0

@@ -10,7 +10,12 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from sluice.api.meta import API_VERSION, evidence_name, revision_name
+from sluice.api.meta import (
+    API_VERSION,
+    LABEL_OPERATOR_CLASS,
+    evidence_name,
+    revision_name,
+)
 from sluice.api.modelrevision import RevisionSpec, Verdict
 from sluice.errors import InvalidInputError
 from sluice.objects.common import Obj, Owner, metadata
@@ -25,8 +30,16 @@ Record = TypeVar("Record", Roles, Progress)
 
 def revision_of(obj: Obj) -> Revision:
     """A ModelRevision as the decision reads it."""
-    spec = RevisionSpec.model_validate(obj["spec"])
     name = str(obj["metadata"]["name"])
+    try:
+        spec = RevisionSpec.model_validate(obj["spec"])
+        verdict = Verdict.model_validate(obj.get("verdict") or {})
+    except ValidationError as error:
+        raise InvalidInputError(
+            f"ModelRevision {name} cannot be read: {error.errors()[0]['msg']}.",
+            hint="This operator may be older than the record; upgrade it.",
+            reason="RecordUnreadable",
+        ) from error
     return Revision(
         hash=name.rsplit("-", 1)[-1],
         source=spec.source,
@@ -35,13 +48,13 @@ def revision_of(obj: Obj) -> Revision:
         runtime_image=spec.runtime_image,
         identity=spec.identity,
         hash_version=spec.hash_version,
-        verdict=Verdict.model_validate(obj.get("verdict") or {}),
+        verdict=verdict,
         created=str(obj["metadata"].get("creationTimestamp") or ""),
         deployment=spec.deployment,
     )
 
 
-def revision_object(owner: Owner, new: NewRevision, template: Obj) -> Obj:
+def revision_object(owner: Owner, new: NewRevision, template: Obj, operator_class: str = "") -> Obj:
     """A new ModelRevision.  Labels, not an owner: quarantined ones outlive their owner."""
     spec = RevisionSpec(
         deployment=owner.name,
@@ -53,12 +66,14 @@ def revision_object(owner: Owner, new: NewRevision, template: Obj) -> Obj:
         identity=new.identity,
         pod_template=template,
     )
+    name = revision_name(owner.name, new.hash)
+    meta = metadata(owner, name, "revision", new.hash, owned=False)
+    if operator_class:
+        meta["labels"][LABEL_OPERATOR_CLASS] = operator_class
     return {
         "apiVersion": API_VERSION,
         "kind": "ModelRevision",
-        "metadata": metadata(
-            owner, revision_name(owner.name, new.hash), "revision", new.hash, owned=False
-        ),
+        "metadata": meta,
         "spec": spec.model_dump(by_alias=True, exclude_none=True),
         "verdict": Verdict().model_dump(by_alias=True, exclude_none=True),
     }

@@ -6,6 +6,7 @@ Called by observe.  A message that is not one of ours is an honest failure, neve
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,7 +26,8 @@ def resolve_view(job: Obj | None, pods: list[Obj]) -> ResolveView:
     state = _job_state(job)
     message, _ = _termination(pods, "resolve")
     if state == "Running":
-        return ResolveView("Running", message=_progress(pods, "Fetching the package's manifest."))
+        said = _progress(job, pods, "Fetching the package's manifest.")
+        return ResolveView("Running", message=said)
     report = _parse(message)
     if report.get("ok") is True:
         try:
@@ -51,7 +53,7 @@ def gates_view(job: Obj | None, pods: list[Obj]) -> GatesView:
     if job is None:
         return GatesView()
     if _job_state(job) == "Running":
-        return GatesView("Running", message=_progress(pods, "Gates are running."))
+        return GatesView("Running", message=_progress(job, pods, "Gates are running."))
     message, _ = _termination(pods, "gates")
     report = _parse(message)
     try:
@@ -86,6 +88,17 @@ def _job_state(job: Obj) -> str:
     return "Running"
 
 
+def finished_at(job: Obj) -> float | None:
+    """When the job ended; None while it runs."""
+    for entry in job.get("status", {}).get("conditions") or []:
+        if entry.get("status") == "True" and entry.get("type") in ("Complete", "Failed"):
+            try:
+                return datetime.fromisoformat(str(entry.get("lastTransitionTime"))).timestamp()
+            except ValueError:
+                return 0.0
+    return None
+
+
 def _job_failure(job: Obj) -> str:
     for entry in job.get("status", {}).get("conditions") or []:
         if entry.get("type") == "Failed" and entry.get("status") == "True":
@@ -115,8 +128,14 @@ def _parse(message: str) -> Obj:
     return {}
 
 
-def _progress(pods: list[Obj], fallback: str) -> str:
-    found = trouble(pods) if pods else None
+def _progress(job: Obj, pods: list[Obj], fallback: str) -> str:
+    if not pods:
+        name = job["metadata"]["name"]
+        return (
+            f"{fallback} Job {name} has no pod yet; if that stays, kubectl describe job/{name} "
+            "says why: a quota, an admission policy, a missing account."
+        )
+    found = trouble(pods)
     if found is not None and found.kind in ("Pending", "Image", "Fetch"):
         return f"{fallback} {found.message}"
     return fallback

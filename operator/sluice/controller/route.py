@@ -6,16 +6,19 @@ Called by reconcile and apply.  Translates between revisions (what the decision 
 
 from __future__ import annotations
 
+import asyncio
+import re
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sluice.api.duration import seconds
-from sluice.api.meta import headless_name, revision_name
+from sluice.api.meta import headless_name, revision_name, router_name
 from sluice.controller.ensure import Ensurer
 from sluice.controller.observe import World
-from sluice.controller.pods import is_ready
+from sluice.controller.pods import is_ready, trouble
 from sluice.kube.store import Key
 from sluice.objects.common import Obj
-from sluice.objects.haproxy_config import RouterShape
+from sluice.objects.haproxy_config import RouterShape, servers_for
 from sluice.objects.router import RouterSpec, router_objects
 from sluice.objects.router_plan import SlotTarget, Weights, unset_target
 from sluice.rollout.model import SLOTS, Roles, RouterView
@@ -65,12 +68,18 @@ class Router:
 
     async def read(self) -> RouterView:
         """What every router pod says, in revisions."""
-        pods = self._pods()
+        pods = self.pods()
         ready = sum(map(is_ready, self.world.router_pods))
         if not pods:
-            return RouterView(ready=ready, message="No router pod runs yet.")
+            return RouterView(ready=ready, message=self._none_runs())
         self.observation = await self.client.read(pods)
         return self._view(len(pods), ready)
+
+    def _none_runs(self) -> str:
+        found = trouble(
+            self.world.router_pods, self.world.deployments.get(router_name(self.world.owner.name))
+        )
+        return f"No router pod runs yet: {found.message}" if found else "No router pod runs yet."
 
     def _view(self, pods: int, ready: int) -> RouterView:
         seen = self.observation
@@ -131,7 +140,7 @@ class Router:
 
     async def follow(self, roles: Roles) -> str:
         """Makes every router that answers do what ``roles`` say; returns what went wrong."""
-        pods = self._pods()
+        pods = self.pods()
         if not pods:
             return "No router pod runs yet."
         problems = []
@@ -148,6 +157,38 @@ class Router:
         if not result.ok:
             problems.append(result.message)
         return " ".join(problems)
+
+    async def shed(self, roles: Roles) -> str:
+        """Less traffic for somebody: weights only, at once, and also to routers on their way out.
+
+        Those finish what they have and what the network still sends them; nobody waits for them,
+        and what they answer does not matter.
+        """
+        if roles.stable is None:
+            return ""
+        weights = self.weights(roles)
+        listed = {s: self._addresses(r) for s, r in roles.slots.items() if r}
+        result, _ = await asyncio.gather(
+            self.client.set_weights(self.pods(), weights, listed=listed),
+            self.client.set_weights(self.pods(leaving=True), weights, check=False),
+        )
+        return result.message
+
+    def deaf(self, roles: Roles) -> list[Obj]:
+        """Router pods that neither confirm what ``roles`` say nor are on their way out."""
+        heard = {p.pod.uid for p in self.observation.pods if p.weights == self.weights(roles)}
+        asked = {p.uid for p in self.pods()}
+        return [
+            p
+            for p in self.world.router_pods
+            if p["metadata"]["uid"] in asked and p["metadata"]["uid"] not in heard
+        ]
+
+    def restless(self) -> bool:
+        """Whether some router pod starts or ends: not the time to take another one away."""
+        return any(
+            "deletionTimestamp" in p["metadata"] or not is_ready(p) for p in self.world.router_pods
+        )
 
     def _wrong(self, slot: str, revision: str) -> bool:
         target = self._target(revision)
@@ -186,14 +227,13 @@ class Router:
         pods = self.world.pods.get(revision, [])
         return {ip for p in pods if (ip := p.get("status", {}).get("podIP"))}
 
-    def _pods(self) -> list[RouterPod]:
+    def pods(self, *, leaving: bool = False) -> list[RouterPod]:
+        """Router pods that run: those that stay, or those that are on their way out."""
         out = []
         for pod in self.world.router_pods:
             meta, status = pod["metadata"], pod.get("status", {})
-            started = any(
-                "running" in (c.get("state") or {}) for c in status.get("containerStatuses") or []
-            )
-            if status.get("podIP") and started and "deletionTimestamp" not in meta:
+            going = "deletionTimestamp" in meta
+            if status.get("podIP") and started_at(pod) is not None and going is leaving:
                 out.append(self._router_pod(meta, status["podIP"]))
         return out
 
@@ -203,24 +243,48 @@ class Router:
         )
 
 
+def started_at(pod: Obj) -> float | None:
+    """When the container that runs now started; None while none does."""
+    for status in pod.get("status", {}).get("containerStatuses") or []:
+        running = (status.get("state") or {}).get("running")
+        if running is not None:
+            try:
+                return datetime.fromisoformat(str(running.get("startedAt"))).timestamp()
+            except ValueError:
+                return 0.0
+    return None
+
+
 def _shares(weights: Weights, slots: dict[str, str], roles: Roles) -> tuple[int, int]:
-    """(candidate's, previous') share in percent, whoever has the role by ``roles``."""
+    """(candidate's weight, previous' share) in percent, whoever has the role by ``roles``.
+
+    A candidate's weight is of what the holdback leaves, as in the roles.
+    """
 
     def share(revision: str | None) -> int:
         if revision is None:
             return 0
         return round(sum(weights.share(s) for s, r in slots.items() if r == revision))
 
-    return share(roles.candidate), share(roles.previous)
+    named = weights.candidate and slots.get(weights.candidate) == roles.candidate
+    alone = weights.holdback != weights.candidate
+    weight = weights.weight if named and alone else share(roles.candidate)
+    return weight, share(roles.previous)
 
 
 def shape_of(world: World, dns: str) -> RouterShape:
-    """The router's shape from the spec and the operator's settings."""
+    """The router's shape from the spec and the operator's settings.
+
+    The number of servers a slot has only grows: fewer replicas never replace routers.
+    """
     unit = world.spec.traffic.unit
+    files = world.config_maps.get(router_name(world.owner.name), {}).get("data", {})
+    present = [int(n) for n in re.findall(r"server-template s 1-(\d+) ", "".join(files.values()))]
     return RouterShape(
         unit_header=unit.header if unit else None,
         unit_cookie=unit.cookie if unit else None,
         dns=dns or None,
+        servers_per_slot=max([servers_for(world.spec.replicas), *present]),
     )
 
 

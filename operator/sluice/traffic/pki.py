@@ -91,6 +91,11 @@ def needs_renewal(pair: KeyPair, authority: KeyPair, now: dt.datetime) -> bool:
     return not _signed_by(certificate, authority)
 
 
+def valid_since(pair: KeyPair) -> dt.datetime:
+    """The beginning of its life; ``BACKDATE`` before it was made."""
+    return _certificate(pair.certificate, "a certificate").not_valid_before_utc
+
+
 def client_context(authority_certificate: str, client: KeyPair) -> ssl.SSLContext:
     """A TLS context that trusts our CA only and shows the operator's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
