@@ -150,6 +150,7 @@ def allowed(raw: Run, questions: list[dict[str, Any]]) -> list[bool]:
 
 
 MAY = [
+    ("patch", "modeldeployments"),
     ("patch", "modeldeployments/status"),
     ("create", "modelrevisions"),
     ("delete", "pods"),
@@ -161,7 +162,7 @@ MAY = [
     ("watch", "trustpolicies"),
 ]
 MAY_NOT = [
-    ("patch", "modeldeployments"),
+    ("update", "modeldeployments"),
     ("get", "secrets"),
     ("list", "secrets"),
     ("get", "secrets:other"),
@@ -216,3 +217,34 @@ def test_its_pod_is_admitted_by_the_restricted_profile(raw: Run, namespace: str)
     pod = {"apiVersion": "v1", "kind": "Pod", **template}
     done = raw("apply", "-n", namespace, "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
     assert done.returncode == 0, done.stderr
+
+
+def test_the_operator_may_take_a_command_away_but_not_touch_spec(
+    release: Run, raw: Run, namespace: str
+) -> None:
+    install(release)
+    account = f"system:serviceaccount:{namespace}:sluice"
+    mdep = {
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {
+            "name": "guarded",
+            "namespace": namespace,
+            "annotations": {"sluice.dev/abort": "now", "team": "a"},
+        },
+        "spec": {"model": {"uri": "s3://models/a"}},
+    }
+    assert raw("apply", "-f", "-", stdin=json.dumps(mdep)).returncode == 0
+
+    def patch(body: dict[str, Any]) -> str:
+        done = raw(
+            "-n", namespace, "patch", "mdep", "guarded", "--type=merge", "-p", json.dumps(body),
+            "--as", account,
+        )  # fmt: skip
+        return "" if done.returncode == 0 else done.stderr
+
+    assert "may not change spec" in patch({"spec": {"replicas": 5}})
+    assert "may not change labels" in patch({"metadata": {"labels": {"x": "y"}}})
+    assert "may only remove" in patch({"metadata": {"annotations": {"team": None}}})
+    assert "may only remove" in patch({"metadata": {"annotations": {"new": "x"}}})
+    assert patch({"metadata": {"annotations": {"sluice.dev/abort": None}}}) == ""

@@ -20,7 +20,7 @@ _FILES = {
     "crds.yaml": ("CustomResourceDefinition",),
     "rbac.yaml": ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
     "operator.yaml": ("Deployment", "Service", "PodDisruptionBudget"),
-    "commandpolicy.yaml": ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+    "policies.yaml": ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
 }
 _HELMS_OWN = ("helm.sh/chart", "app.kubernetes.io/managed-by", "app.kubernetes.io/instance")
 

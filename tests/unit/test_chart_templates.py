@@ -73,6 +73,8 @@ def test_what_a_plain_install_makes(default: list[Any]) -> None:
             "Service/sluice-metrics",
             "ServiceAccount/sluice",
             "ValidatingAdmissionPolicy/sluice-system-sluice-commands",
+            "ValidatingAdmissionPolicy/sluice-system-sluice-spec-guard",
+            "ValidatingAdmissionPolicyBinding/sluice-system-sluice-spec-guard",
             "ValidatingAdmissionPolicyBinding/sluice-system-sluice-commands",
         ]
     )
@@ -200,7 +202,11 @@ def test_secrets_are_read_by_fixed_name_only(default: list[Any]) -> None:
 def test_the_operator_may_not_write_what_users_own(default: list[Any]) -> None:
     role = pick(default, "ClusterRole", "sluice-system-sluice")
     verbs = [v for r in role["rules"] if "modeldeployments" in r["resources"] for v in r["verbs"]]
-    assert verbs == ["get", "list", "watch"]
+    assert verbs == ["get", "list", "watch", "patch"]
+    guard = pick(default, "ValidatingAdmissionPolicy", "sluice-system-sluice-spec-guard")
+    who = guard["spec"]["matchConditions"][0]["expression"]
+    assert who.endswith("'system:serviceaccount:sluice-system:sluice'")
+    assert guard["spec"]["validations"][0]["expression"] == "object.spec == oldObject.spec"
 
 
 def test_every_verb_is_explained_in_the_docs(default: list[Any]) -> None:
@@ -277,7 +283,7 @@ def test_notes_give_the_next_command(tmp_path: Path) -> None:
 
 
 def test_the_command_policy_knows_exactly_our_commands(default: list[Any]) -> None:
-    policy = pick(default, "ValidatingAdmissionPolicy")
+    policy = pick(default, "ValidatingAdmissionPolicy", "sluice-system-sluice-commands")
     variables = {v["name"]: v["expression"] for v in policy["spec"]["variables"]}
     assert yaml.safe_load(variables["known"]) == list(COMMANDS)
     bound = yaml.safe_load(variables["unbound"].partition(" in ")[2].partition("]")[0] + "]")

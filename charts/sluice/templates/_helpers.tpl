@@ -47,7 +47,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "sluice.workRules" -}}
 - apiGroups: [sluice.dev]
   resources: [modeldeployments]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [sluice.dev]
   resources: [modeldeployments/status]
   verbs: [patch]
