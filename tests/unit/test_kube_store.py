@@ -274,3 +274,33 @@ def test_what_was_agreed_holds_for_one_version_only() -> None:
     assert not store.agrees("ConfigMap", "team", "a", "d1")
     store.agree(read, "d1")  # It was read before the change.
     assert not store.agrees("ConfigMap", "team", "a", "d1")
+
+
+def parent(version: int, **metadata: Any) -> dict[str, Any]:
+    about = {"namespace": "team", "name": "iris", "uid": "u", "generation": 1}
+    return {
+        "kind": "ModelDeployment",
+        "metadata": {**about, "resourceVersion": str(version), **metadata},
+        "status": {"n": version},
+    }
+
+
+def test_only_the_status_that_we_wrote_is_an_echo() -> None:
+    store = make()
+    store.apply_event("ModelDeployment", "ADDED", parent(1))
+    for version, written, changed, echo in [
+        (2, 2, {}, True),
+        (3, 2, {}, False),  # Somebody else's write.
+        (5, 5, {"generation": 2}, False),  # Their change came together with our status.
+        (7, 7, {"generation": 2, "annotations": {"sluice.dev/abort": "now"}}, False),
+        (8, 8, {"generation": 2, "annotations": {"sluice.dev/abort": "now"}}, True),
+    ]:
+        store.wrote(parent(written, **changed))
+        change = store.apply_event("ModelDeployment", "MODIFIED", parent(version, **changed))
+        assert change is not None
+        assert change.echo is echo, version
+    store.apply_event("ConfigMap", "ADDED", config_map("a", 10))
+    store.wrote(config_map("a", 11))
+    change = store.apply_event("ConfigMap", "MODIFIED", config_map("a", 11))
+    assert change is not None
+    assert not change.echo

@@ -41,6 +41,9 @@ KINDS = (PARENT, "ModelRevision", TRUST, *CHILDREN)
 _BEHIND_SECONDS = 1.0
 """Looking again at a key whose cache is behind, in case the event that would tell never comes."""
 
+_BURST_SECONDS = 0.2
+"""Changes of children that follow work on their key so closely are taken together."""
+
 _TRUSTED_SECONDS = 3600.0
 """For so long, a key that asked for nothing and whose objects did not change is not worked on.
 
@@ -107,6 +110,9 @@ class Engine:
         self.reconciler = factory(self.context)
         self.elector: LeaseElector | None = None
         self._trust: dict[str, set[str]] = defaultdict(set)
+        self._worked: dict[Key, float] = {}
+        self._behind: set[Key] = set()
+        self._soon: set[Key] = set()
         self._settled: dict[Key, tuple[float, tuple[str, ...]]] = {}
         self._relist_now = asyncio.Event()
         self._working = False
@@ -244,7 +250,23 @@ class Engine:
                 self.metrics.forget(change.namespace, change.name)
                 self.queue.add((change.namespace, change.name), priority)
             elif change.key is not None and self._ours(change):
-                self.queue.add(change.key, priority)
+                self._enqueue(change, change.key, priority)
+
+    def _enqueue(self, change: Change, key: Key, priority: Priority) -> None:
+        """At once; in a moment after work on the same key; not for what we only hear back."""
+        behind = key in self._behind
+        if change.echo and not behind:
+            return
+        wait = self._worked.get(key, 0.0) + _BURST_SECONDS - time.monotonic()
+        if behind or change.kind == PARENT or wait <= 0:
+            self.queue.add(key, priority)
+        elif key not in self._soon:
+            self._soon.add(key)
+            asyncio.get_running_loop().call_later(wait, self._now, key, priority)
+
+    def _now(self, key: Key, priority: Priority) -> None:
+        self._soon.discard(key)
+        self.queue.add(key, priority)
 
     def _ours(self, change: Change) -> bool:
         """Children of another install's parents, which our store lacks, are none of our work."""
@@ -275,7 +297,17 @@ class Engine:
 
     async def _work(self, key: Key) -> float | None:
         if not self.store.caught_up(key):
+            self._behind.add(key)
             return _BEHIND_SECONDS
+        self._behind.discard(key)
+        try:
+            return await self._work_on(key)
+        finally:
+            self._worked[key] = time.monotonic()
+            if not self.store.has(PARENT, *key):
+                self._worked.pop(key)
+
+    async def _work_on(self, key: Key) -> float | None:
         versions = self.store.versions(key)
         if not self._is_settled(key, versions):
             again = await self.reconciler.reconcile(key)

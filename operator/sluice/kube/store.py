@@ -27,6 +27,9 @@ _Ref = tuple[str, str, str]
 EXPECTATION_SECONDS = 60.0
 _TOMBSTONES = 4096
 
+_ASKING = ("uid", "generation", "labels", "annotations", "deletionTimestamp")
+"""Where in a ModelDeployment's metadata somebody's wish shows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -38,6 +41,8 @@ class Change:
     name: str
     owner: str
     """The ModelDeployment's name; empty for objects that belong to none."""
+    echo: bool = False
+    """A ModelDeployment in which nothing is new but the status that this process wrote."""
 
     @property
     def key(self) -> Key | None:
@@ -232,6 +237,7 @@ class Store:
             self._seen(kind, place, known.owner, known.version, uid)
             return None
         owner = owner_of({"kind": kind, "metadata": metadata})
+        echo = kind == "ModelDeployment" and known is not None and self._echoes(known, obj)
         if known and known.owner != owner:
             self._owned[kind][place[0], known.owner].discard(place[1])
         self._objects[kind][place] = _Entry(_packed(obj), version, uid, owner)
@@ -240,7 +246,17 @@ class Store:
             self._owned[kind][place[0], owner].add(place[1])
         going = bool(metadata.get("deletionTimestamp"))
         self._seen(kind, place, owner, version, uid, gone=going)
-        return Change("Modified" if known else "Added", kind, place[0], place[1], owner)
+        return Change("Modified" if known else "Added", kind, place[0], place[1], owner, echo)
+
+    def _echoes(self, known: _Entry, obj: Object) -> bool:
+        """Whether ``obj`` is exactly what we wrote, and people asked for nothing meanwhile."""
+        metadata = obj["metadata"]
+        place = (metadata.get("namespace", ""), metadata["name"])
+        expected = self._expected.get(place, {}).get(("ModelDeployment", *place))
+        if expected is None or expected.version != metadata.get("resourceVersion"):
+            return False
+        before = orjson.loads(known.raw)["metadata"]
+        return all(before.get(field) == metadata.get(field) for field in _ASKING)
 
     def _remove(self, kind: str, place: Key, uid: str, version: str) -> Change | None:
         namespace, name = place

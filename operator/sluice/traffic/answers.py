@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 _TABLE_ROW = re.compile(r"\bkey=(\S+) .*?\bhttp_req_cnt=(\d+)")
+_UPTIME = re.compile(r"^Uptime_sec:\s*(\d+)", re.MULTILINE)
 _RUNNING = "2"
 _OUT_OF_SERVICE = 0x3B
 """Maintenance and drain bits of the admin state.  0x04 says that the file had the server disabled,
@@ -84,6 +85,14 @@ def _server(name: str, address: str, state: str, admin: str, host: str, port: st
 def parse_table(text: str) -> dict[str, int]:
     """``show table``: key to the number of tracked requests."""
     return {match[1]: int(match[2]) for match in _TABLE_ROW.finditer(text)}
+
+
+def parse_uptime(text: str) -> int:
+    """``show info``: seconds since the process started."""
+    found = _UPTIME.search(text)
+    if found is None:
+        raise ValueError("show info printed no Uptime_sec")
+    return int(found[1])
 
 
 def parse_words(text: str, separator: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from sluice.traffic.answers import (
     parse_servers,
     parse_stat,
     parse_table,
+    parse_uptime,
     parse_words,
 )
 from sluice.traffic.observation import (
@@ -299,7 +300,7 @@ def _observation(pod: RouterPod, answers: Sequence[str]) -> PodObservation:
     return PodObservation(
         pod=pod,
         boot=own["boot"],
-        uptime=int(parse_words(info, ":")["Uptime_sec"]),
+        uptime=parse_uptime(info),
         weights=Weights.decode(parse_map(weights)[PLAN_KEY]),
         slots={slot: _slot_state(marks[slot], rows[slot]) for slot in SLOTS},
         counters={slot: _counters(stats[slot], predictions.get(slot, 0)) for slot in SLOTS},
