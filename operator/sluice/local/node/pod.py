@@ -64,6 +64,7 @@ class Pod:
         self._refresh = asyncio.Event()
         self._deleting = False
         self._initialized = self._init_failed = self._sandbox = self._mounted = False
+        self._sandbox_asked = False
         self._failure: Object = {}
         self._ended = False
         self._started_at = pod.get("status", {}).get("startTime") or status.now()
@@ -237,6 +238,7 @@ class Pod:
     async def _make_sandbox(self) -> None:
         settings = self.machine.settings
         if self.machine.isolated and not self.object["spec"].get("hostNetwork"):
+            self._sandbox_asked = True
             await self.machine.launcher.request(
                 {
                     "op": "sandbox",
@@ -249,7 +251,8 @@ class Pod:
         self._sandbox = True
 
     async def _drop_sandbox(self) -> None:
-        if self._sandbox and self.machine.isolated:
+        # Asked for is enough: a pod that ends early may not have seen the answer.
+        if self._sandbox_asked:
             with contextlib.suppress(LaunchError):
                 await self.machine.launcher.request({"op": "drop", "uid": self.uid})
         self._sandbox = False
