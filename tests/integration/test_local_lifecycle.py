@@ -183,8 +183,7 @@ def test_tied_cluster_ends_with_its_owner(tmp_path: Path, eventually) -> None:
     pids = family(cluster)
     owner.kill()
     owner.wait()
-    eventually(lambda: not alive(pids), 15)
-    cluster.down(purge=True)
+    eventually(lambda: not alive(pids) and not state.exists(), 15)
 
 
 def test_fallback_without_namespaces(own, kubectl_of, eventually) -> None:

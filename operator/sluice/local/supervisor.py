@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -42,6 +43,7 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._failure = ""
+        self._orphaned = False
         self._tasks: list[asyncio.Task[None]] = []
         self._relay = relay.Relay(self._resolve, self._remember)
 
@@ -158,6 +160,7 @@ class Supervisor:
         protocol = asyncio.StreamReaderProtocol(reader)
         await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
         await reader.read()
+        self._orphaned = True
         self._stop.set()
 
     async def run(self, control: socket.socket) -> int:
@@ -182,6 +185,8 @@ class Supervisor:
         await self._take_down()
         for file in ("control.sock", "supervisor"):
             (self.settings.run_dir / file).unlink(missing_ok=True)
+        if self._orphaned:  # nobody is left who would remove it
+            shutil.rmtree(self.settings.state, ignore_errors=True)
         return 1 if self._failure else 0
 
     async def _watch(self) -> None:
