@@ -240,9 +240,9 @@ def test_whatever_was_missed_a_relist_ends_equal_to_the_server(
     assert owned == set(server)
 
 
-def test_versions_change_with_every_object_of_the_deployment_and_with_no_other() -> None:
+def test_state_changes_with_every_object_of_the_deployment_and_with_no_other() -> None:
     store = Store(["ConfigMap", "TrustPolicy"])
-    seen = {store.versions(KEY)}
+    seen = {store.state(KEY)}
     policy = {"kind": "TrustPolicy", "metadata": {"name": "p", "uid": "p", "resourceVersion": "7"}}
     changes: list[tuple[str, str, dict[str, Any]]] = [
         ("ConfigMap", "ADDED", config_map("a", 1)),
@@ -254,11 +254,14 @@ def test_versions_change_with_every_object_of_the_deployment_and_with_no_other()
     ]
     for count, (kind, event, obj) in enumerate(changes, 1):
         store.apply_event(kind, event, obj)
-        seen.add(store.versions(KEY))
+        seen.add(store.state(KEY))
         assert len(seen) == count + 1
     store.apply_event("ConfigMap", "ADDED", config_map("c", 9, owner="other"))
     store.apply_event("ConfigMap", "ADDED", config_map("a", 3))
-    assert store.versions(KEY) in seen
+    assert store.state(KEY) in seen
+    store.apply_event("ConfigMap", "DELETED", config_map("a", 3))
+    store.apply_event("ConfigMap", "ADDED", config_map("a", 12, uid="again"))
+    assert store.state(KEY) not in seen
 
 
 def test_what_was_agreed_holds_for_one_version_only() -> None:

@@ -113,7 +113,7 @@ class Engine:
         self._worked: dict[Key, float] = {}
         self._behind: set[Key] = set()
         self._soon: set[Key] = set()
-        self._settled: dict[Key, tuple[float, tuple[str, ...]]] = {}
+        self._settled: dict[Key, tuple[float, tuple[int, int, bool]]] = {}
         self._relist_now = asyncio.Event()
         self._working = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -308,21 +308,21 @@ class Engine:
                 self._worked.pop(key)
 
     async def _work_on(self, key: Key) -> float | None:
-        versions = self.store.versions(key)
-        if not self._is_settled(key, versions):
+        state = self.store.state(key)
+        if not self._is_settled(key, state):
             again = await self.reconciler.reconcile(key)
             if again is not None:
                 return again
-            self._settled[key] = (time.monotonic(), versions)
+            self._settled[key] = (time.monotonic(), state)
         if not self.store.has(PARENT, *key):
             self._settled.pop(key, None)
             return None
         return self.settings.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311
 
-    def _is_settled(self, key: Key, versions: tuple[str, ...]) -> bool:
-        """Whether the last work on exactly these versions found nothing left to do."""
-        since, seen = self._settled.pop(key, (0.0, ()))
-        if seen != versions or time.monotonic() - since > _TRUSTED_SECONDS:
+    def _is_settled(self, key: Key, state: tuple[int, int, bool]) -> bool:
+        """Whether nothing was left to do after the last work and nothing has changed since."""
+        since, seen = self._settled.pop(key, (0.0, None))
+        if seen != state or time.monotonic() - since > _TRUSTED_SECONDS:
             return False
         self._settled[key] = (since, seen)
         return True

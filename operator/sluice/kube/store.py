@@ -8,6 +8,7 @@ own last write: see ``caught_up``.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -120,7 +121,9 @@ class Store:
         self._buried: OrderedDict[str, None] = OrderedDict()
         self._expected: dict[Key, dict[_Ref, _Expectation]] = {}
         self._clock = clock
-        self._cluster_changes = 0
+        self._serial = itertools.count(1)
+        self._changed: dict[Key, int] = {}
+        self._cluster_changed = 0
         self.trust_readable = True
         """False where RBAC does not let us read TrustPolicies: code formats are then refused."""
 
@@ -152,12 +155,10 @@ class Store:
         found.update(k for k, names in self._owned.get("ModelRevision", {}).items() if names)
         return sorted(found)
 
-    def versions(self, key: Key) -> tuple[str, ...]:
-        """Changes whenever an object of this ModelDeployment does, or any that has no namespace."""
-        found = [f"{self._cluster_changes} {self.trust_readable}"]
-        for kind, rows in self._objects.items():
-            found += (rows[key[0], name].version for name in self._owned[kind].get(key, ()))
-        return tuple(sorted(found))
+    def state(self, key: Key) -> tuple[int, int, bool]:
+        """Changes with every change of an object of this ModelDeployment, or of one without owner
+        and namespace; a change that was undone counts too."""
+        return self._changed.get(key, 0), self._cluster_changed, self.trust_readable
 
     def agrees(self, kind: str, namespace: str, name: str, digest: str) -> bool:
         """Whether ``agree`` was said of exactly the version that is cached, with this digest."""
@@ -240,10 +241,11 @@ class Store:
         echo = kind == "ModelDeployment" and known is not None and self._echoes(known, obj)
         if known and known.owner != owner:
             self._owned[kind][place[0], known.owner].discard(place[1])
+            self._note_change(place[0], known.owner)
         self._objects[kind][place] = _Entry(_packed(obj), version, uid, owner)
-        self._cluster_changes += not place[0]
         if owner:
             self._owned[kind][place[0], owner].add(place[1])
+        self._note_change(place[0], owner)
         going = bool(metadata.get("deletionTimestamp"))
         self._seen(kind, place, owner, version, uid, gone=going)
         return Change("Modified" if known else "Added", kind, place[0], place[1], owner, echo)
@@ -264,14 +266,23 @@ class Store:
         if entry is None or (uid and entry.uid != uid):
             return None
         del self._objects[kind][place]
-        self._cluster_changes += not namespace
         names = self._owned[kind].get((namespace, entry.owner))
         if names is not None:
             names.discard(name)
             if not names:
                 del self._owned[kind][namespace, entry.owner]
+        self._note_change(namespace, entry.owner)
         self._seen(kind, place, entry.owner, version, uid, gone=True)
         return Change("Deleted", kind, namespace, name, entry.owner)
+
+    def _note_change(self, namespace: str, owner: str) -> None:
+        key = (namespace, owner)
+        if not namespace:
+            self._cluster_changed = next(self._serial)
+        elif any(key in owned for owned in self._owned.values()):
+            self._changed[key] = next(self._serial)
+        else:
+            self._changed.pop(key, None)
 
     def _bury(self, uid: str) -> None:
         """A uid never comes back: an older list must not raise what an event has buried."""
