@@ -50,6 +50,8 @@ REASONS: dict[str, str] = {
     "RevisionQuarantined": "A gate or check failed; the message has the check, both values and "
     "the command to retry.",
     "Withdrawn": "Both revisions failed or the environment is suspected: no verdict, tried again.",
+    "GuardrailFailed": "A guardrail failed and rollout.onFail is Pause: weight 0 until a person "
+    "decides.",
     "Inconclusive": "A step reached maxDuration undecided and rollout.onInconclusive holds.",
     "ProgressDeadlineExceeded": "No progress within rollout.progressDeadline; the message says "
     "what is missing.",

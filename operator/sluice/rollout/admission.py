@@ -11,20 +11,23 @@ from sluice.rollout.plan import analysis_plan
 from sluice.rollout.trust import admitted, refusal
 
 RESOLVE_BACKOFF = 15.0
+MAY_APPEAR = "Missing"
+"""A person must look, and yet somebody may still upload what is missing."""
+REFUSALS = ("RevisionQuarantined", "NotTrusted", "TrustUnreadable")
 
 
 def admit(draft: Draft, want: Desired) -> None:
     """Starts, continues or refuses the way of the wanted source to users."""
     outcome = draft.progress.outcome
     if outcome is not None and outcome.source != want.source:
-        draft.set_progress(outcome=None)
+        draft.set_progress(event="the spec moved on", outcome=None)
     if want.package is None:
         _resolve(draft, want)
         return
     if _refused(draft, want):
         return
     if want.revision == draft.roles.stable:
-        draft.set_progress(outcome=None)
+        draft.set_progress(event="the spec is back at stable", outcome=None)
         return
     if draft.rollout is not None and draft.rollout.revision == want.revision:
         return
@@ -35,21 +38,48 @@ def admit(draft: Draft, want: Desired) -> None:
 
 def _resolve(draft: Draft, want: Desired) -> None:
     view = draft.i.resolve
+    if view.state == "Failed" or _given_up(draft):
+        _not_resolved(draft, want)
+        return
     if draft.rollout is None:
         rollout_id = short_hash([draft.i.namespace, draft.i.name, want.source, draft.i.now])
         draft.set_progress(
+            event="the source is new",
             rollout=RolloutProgress(id=rollout_id, source=want.source, since=draft.i.now),
             outcome=draft.progress.outcome,
         )
-    if view.state != "Failed":
-        draft.resolve = True
-        if draft.progress.outcome is not None and view.state == "Running":
-            return
-        draft.wait(view.message or f"Fetching {draft.i.spec.model.uri} to look at its manifest.")
+    draft.resolve = True
+    if draft.progress.outcome is not None and view.state == "Running":
         return
+    draft.wait(view.message or f"Fetching {draft.i.spec.model.uri} to look at its manifest.")
+
+
+def _given_up(draft: Draft) -> bool:
+    """Fetching failed for good and its job has expired: another one would find the same.
+
+    After a refusal it is looked at again: the job is what names the package.
+    """
+    outcome = draft.progress.outcome
+    return (
+        outcome is not None
+        and outcome.terminal
+        and outcome.revision is None
+        and outcome.reason not in (MAY_APPEAR, *REFUSALS)
+        and draft.i.resolve.state == "Absent"
+    )
+
+
+def _not_resolved(draft: Draft, want: Desired) -> None:
+    """Says why, and tries again where that can help; nothing is in flight meanwhile."""
+    view = draft.i.resolve
+    if draft.rollout is not None and draft.rollout.revision is None:
+        draft.set_progress(event="fetching failed", rollout=None)
+    if view.state != "Failed":
+        return
+    again = view.retryable or view.reason == MAY_APPEAR
     attempts = draft.progress.outcome.attempts if draft.progress.outcome else 0
     retry_at = draft.progress.outcome.retry_at if draft.progress.outcome else 0.0
-    if view.retryable and retry_at and draft.i.now >= retry_at:
+    if again and retry_at and draft.i.now >= retry_at:
         draft.drop_resolve = True
         draft.set_progress(
             outcome=draft.progress.outcome.model_copy(update={"retry_at": 0.0})
@@ -72,19 +102,15 @@ def _resolve(draft: Draft, want: Desired) -> None:
             attempts=attempts,
         )
     )
-    if view.retryable:
+    if again:
         draft.come_back(max(1.0, retry_at - draft.i.now))
 
 
 def _refused(draft: Draft, want: Desired) -> bool:
     """Quarantined, or code that nobody admitted: says so and stays on stable."""
     assert want.package is not None
-    bad = ledger.quarantine(
-        want.package.digest,
-        want.revision,
-        [*draft.i.revisions.values(), *draft.i.quarantined],
-    )
-    if bad is not None and draft.verdict(bad.hash).phase == "Failed":
+    bad = ledger.quarantine(want.package.digest, want.revision, draft.records())
+    if bad is not None and want.revision != draft.roles.stable:
         if draft.rollout is not None and draft.rollout.failure is not None:
             return False
         message = ledger.quarantine_message(draft.i.name, bad)
@@ -92,31 +118,30 @@ def _refused(draft: Draft, want: Desired) -> bool:
         return True
     if admitted(want.package, draft.i.namespace, draft.i.policies) is None:
         reason, message = refusal(want.package, draft.i.namespace, draft.i.policies_readable)
-        _stop_with(draft, want, reason, message[:512])
+        _stop_with(draft, want, reason, message)
         return True
-    if draft.progress.outcome is not None and draft.progress.outcome.reason in (
-        "RevisionQuarantined",
-        "NotTrusted",
-        "TrustUnreadable",
-    ):
-        draft.set_progress(outcome=None)
+    if draft.progress.outcome is not None and draft.progress.outcome.reason in REFUSALS:
+        draft.set_progress(event="no longer refused", outcome=None)
     return False
 
 
 def _stop_with(draft: Draft, want: Desired, reason: str, message: str) -> None:
     rollout = draft.rollout
-    if rollout is not None and rollout.phase in ("Stepping", "Promoting", "RollingBack"):
+    if rollout is not None and rollout.phase == "RollingBack":
         return
     outcome = draft.progress.outcome
     if outcome is None or (outcome.reason, outcome.message) != (reason, message):
         draft.note(reason, message, warning=True)
     draft.end_rollout(
-        Outcome(source=want.source, revision=want.revision, reason=reason, message=message)
+        Outcome(source=want.source, revision=want.revision, reason=reason, message=message),
+        "refused",
     )
 
 
 def _withdrawn_waits(draft: Draft, want: Desired) -> bool:
     outcome = draft.progress.outcome
+    if outcome is None and want.known is not None:
+        outcome = _withdrawn_for_good(draft, want, want.known.hash)
     if outcome is None or outcome.revision != want.revision or outcome.reason != "Withdrawn":
         return False
     if outcome.terminal:
@@ -125,6 +150,18 @@ def _withdrawn_waits(draft: Draft, want: Desired) -> bool:
         draft.come_back(outcome.retry_at - draft.i.now)
         return True
     return False
+
+
+def _withdrawn_for_good(draft: Draft, want: Desired, revision: str) -> Outcome | None:
+    """The record remembers what an edit of the spec forgets: three attempts are enough."""
+    known = draft.revision(revision)
+    if known is None or known.verdict.phase != "Withdrawn":
+        return None
+    if known.verdict.attempts < ledger.MAX_WITHDRAWN:
+        return None
+    outcome = ledger.withdrawn_outcome(draft.i.name, want.source, known, draft.i.now)
+    draft.end_rollout(outcome, "withdrawn three times")
+    return outcome
 
 
 def _start(draft: Draft, want: Desired) -> None:
@@ -146,6 +183,7 @@ def _start(draft: Draft, want: Desired) -> None:
     verdict = draft.verdict(want.revision)
     gated = verdict.phase in ("Validated", "Passed")
     draft.set_progress(
+        event="its gates have passed before" if gated else "the package is known",
         outcome=None,
         rollout=RolloutProgress(
             id=short_hash([draft.i.namespace, draft.i.name, want.revision, since]),

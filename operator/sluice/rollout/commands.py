@@ -10,10 +10,13 @@ from collections.abc import Callable
 
 from sluice.api.meta import COMMANDS, DIGEST_BOUND_COMMANDS, command_annotation
 from sluice.api.status import LastCommand
+from sluice.rollout import judge as judging
 from sluice.rollout import ledger
 from sluice.rollout.draft import Draft
 from sluice.rollout.model import Failure
+from sluice.rollout.plan import Plan
 from sluice.rollout.times import rfc3339
+from sluice.rollout.watch import end, take_back
 
 MIN_DIGEST = 12
 
@@ -43,6 +46,9 @@ def obey(draft: Draft) -> None:
 
 
 def _abort(draft: Draft, value: str) -> str:
+    rollout = draft.rollout
+    if rollout is not None and rollout.failure is not None and not rollout.withdrawn:
+        return f"Candidate {rollout.revision} is being taken back already."
     failure = Failure(
         check="abort",
         reason="Aborted",
@@ -50,23 +56,30 @@ def _abort(draft: Draft, value: str) -> str:
         scope="Package",
         detected=draft.i.now,
     )
-    if draft.rollout is not None and draft.rollout.revision is not None:
-        draft.set_rollout(failure=failure, phase="RollingBack", since=draft.i.now)
-        return f"Candidate {draft.rollout.revision} is taken back and quarantined."
-    if draft.rollout is not None:
-        return "Nothing to abort yet: the package is still being resolved; change spec.model.uri."
+    if rollout is not None and rollout.revision is not None:
+        draft.set_rollout(
+            event="abort",
+            failure=failure,
+            phase="RollingBack",
+            since=draft.i.now,
+            withdrawn=False,
+        )
+        also = f" The watch of {draft.watch.revision} goes on." if draft.watch is not None else ""
+        return f"Candidate {rollout.revision} is taken back and quarantined.{also}"
     if draft.watch is not None:
-        from sluice.rollout.watch import take_back
-
         revision = draft.watch.revision
-        take_back(draft, failure)
+        take_back(draft, failure, event="abort")
         return f"Promotion of {revision} is undone."
+    if rollout is not None:
+        return "Nothing to abort yet: the package is still being resolved; change spec.model.uri."
     return "Nothing to abort: no rollout and no watch is in flight."
 
 
 def _pause(draft: Draft, value: str) -> str:
     if draft.rollout is None:
         return "Nothing to pause: no rollout is in flight."
+    if draft.rollout.failure is not None:
+        return "Nothing to pause: the candidate is being taken back."
     draft.set_rollout(paused="by a person")
     return "Paused; guardrails stay on. Go on with sluice.dev/resume=now."
 
@@ -74,23 +87,29 @@ def _pause(draft: Draft, value: str) -> str:
 def _resume(draft: Draft, value: str) -> str:
     if draft.rollout is None or not draft.rollout.paused:
         return "Nothing to resume."
-    draft.set_rollout(paused="")
+    _go_on(draft)
     return "Resumed."
 
 
 def _promote(draft: Draft, value: str) -> str:
+    if _names_the_watched(draft, value):
+        return _end_watch(draft)
     refusal = _not_the_candidate(draft, value)
     if refusal:
         return refusal
-    draft.set_rollout(pass_step=True, paused="")
+    _go_on(draft)
+    draft.set_rollout(pass_step=True)
     return "This step counts as passed; guardrails stay on."
 
 
 def _promote_now(draft: Draft, value: str) -> str:
+    if _names_the_watched(draft, value):
+        return _end_watch(draft)
     refusal = _not_the_candidate(draft, value)
     if refusal:
         return refusal
-    draft.set_rollout(pass_step=True, skip_steps=True, paused="")
+    _go_on(draft)
+    draft.set_rollout(pass_step=True, skip_steps=True)
     return "Remaining steps are skipped; guardrails stay on."
 
 
@@ -100,14 +119,42 @@ def _retry(draft: Draft, value: str) -> str:
     hits = [r for r in draft.i.revisions.values() if _matches(r.package.digest, value)]
     if not hits:
         return f"No revision has a package digest that starts with {value}."
-    for revision in hits:
-        if draft.verdict(revision.hash).phase in ("Failed", "Withdrawn"):
-            draft.set_verdict(
-                revision.hash, ledger.retried(draft.verdict(revision.hash), draft.i.now)
-            )
-    draft.set_progress(outcome=None)
+    rollout = draft.rollout
+    if rollout is not None and rollout.failure is not None:
+        return f"Candidate {rollout.revision} is being taken back; retry when that is done."
+    held = [r.hash for r in hits if draft.verdict(r.hash).phase in ("Failed", "Withdrawn")]
+    if not held:
+        return "Nothing to retry: that package is not quarantined."
+    for revision in held:
+        draft.set_verdict(revision, ledger.retried(draft.verdict(revision), draft.i.now))
+    draft.set_progress(event="retry", outcome=None)
     draft.drop_resolve = draft.drop_gates = True
     return "The quarantine is lifted; the package starts again at its gates."
+
+
+def _go_on(draft: Draft) -> None:
+    """Ends a pause.  Evidence that paused the rollout by itself is not used twice."""
+    rollout = draft.rollout
+    assert rollout is not None
+    if rollout.paused_by_check:
+        plan = Plan.from_json(rollout.plan)
+        anew = judging.begin_step(plan, judging.new_state(plan, "canary"), rollout.step)
+        draft.set_progress(judge=anew, snapshot={})
+        draft.judgement = None
+    draft.set_rollout(paused="", paused_by_check=False)
+
+
+def _names_the_watched(draft: Draft, value: str) -> bool:
+    record = draft.revision(draft.watch.revision) if draft.watch is not None else None
+    return record is not None and _long_enough(value) and _matches(record.package.digest, value)
+
+
+def _end_watch(draft: Draft) -> str:
+    assert draft.watch is not None
+    revision = draft.watch.revision
+    end(draft, event="promote")
+    draft.judgement = None
+    return f"The watch of {revision} ends here."
 
 
 def _not_the_candidate(draft: Draft, value: str) -> str:

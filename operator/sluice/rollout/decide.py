@@ -26,6 +26,7 @@ from sluice.rollout.status import project
 from sluice.rollout.steps import step
 from sluice.rollout.times import rfc3339_milli
 from sluice.rollout.watch import watch
+from sluice.rollout.whole import made_whole
 
 PHASES = {
     "Validating": validate,
@@ -39,18 +40,29 @@ PHASES = {
 def decide(i: Inputs) -> Decision:
     """What should be true next, given everything that is known now."""
     draft = draft_of(i)
-    if i.deleting or i.conflicts:
-        return _conclude(draft, desired(i))
     want = desired(i)
+    if i.deleting:
+        return _conclude(draft, want)
+    made_whole(draft)
     draft.judgement = _judgement(draft)
     _age(draft)
     obey(draft)
     guardrail(draft)
+    if i.conflicts:
+        return _safe_only(draft, want)
     back_to_previous(draft, want)
     back_to_stable(draft, want)
     new_revision(draft, want)
     admit(draft, want)
     _proceed(draft)
+    _confirm_rollback(draft)
+    return _conclude(draft, want)
+
+
+def _safe_only(draft: Draft, want: Desired) -> Decision:
+    """Somebody else owns one of our names: nothing new begins, but bad models still go."""
+    if draft.rollout is not None and draft.rollout.phase == "RollingBack":
+        _proceed(draft)
     _confirm_rollback(draft)
     return _conclude(draft, want)
 
@@ -94,7 +106,7 @@ def _proceed(draft: Draft) -> None:
             PHASES[rollout.phase](draft)
         else:
             draft.come_back(0.5)
-    if draft.watch is not None:
+    if draft.watch is not None and draft.i.progress.watch is not None:
         watch(draft)
 
 
@@ -134,6 +146,7 @@ def _conclude(draft: Draft, want: Desired) -> Decision:
         drop_gates=draft.drop_gates and not i.deleting,
         executed=tuple(draft.executed),
         notes=tuple(draft.notes),
+        moves=tuple(draft.moves),
         requeue=draft.requeue,
     )
 

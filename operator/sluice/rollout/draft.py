@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sluice.api.duration import seconds
 from sluice.api.modelrevision import Verdict
+from sluice.rollout import ledger
 from sluice.rollout.judge import Judgement
 from sluice.rollout.model import (
     Failure,
@@ -21,6 +22,7 @@ from sluice.rollout.model import (
     RolloutProgress,
     WatchProgress,
 )
+from sluice.rollout.states import Move, state_of
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Draft:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
     new_revision: NewRevision | None = None
     resolve: bool = False
     drop_resolve: bool = False
@@ -57,12 +60,17 @@ class Draft:
     def interval(self) -> float:
         return seconds(self.i.spec.analysis.interval)
 
-    def set_progress(self, **changes: Any) -> None:
+    def set_progress(self, *, event: str = "", **changes: Any) -> None:
+        """Changes the progress; ``event`` says why when that moves the state."""
+        before = state_of(self.progress)
         self.progress = self.progress.model_copy(update=changes)
+        after = state_of(self.progress)
+        if after != before:
+            self.moves.append(Move(before, event, after))
 
-    def set_rollout(self, **changes: Any) -> None:
+    def set_rollout(self, *, event: str = "", **changes: Any) -> None:
         assert self.progress.rollout is not None
-        self.set_progress(rollout=self.progress.rollout.model_copy(update=changes))
+        self.set_progress(event=event, rollout=self.progress.rollout.model_copy(update=changes))
 
     def set_watch(self, **changes: Any) -> None:
         assert self.progress.watch is not None
@@ -91,7 +99,9 @@ class Draft:
         return self.i.pods.get(revision or "", PodsView())
 
     def revision(self, revision: str | None) -> Revision | None:
-        return self.i.revisions.get(revision or "")
+        """The record, with the verdict as this decision leaves it."""
+        known = self.i.revisions.get(revision or "")
+        return replace(known, verdict=self.verdict(known.hash)) if known else None
 
     def note(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.notes.append(Note("Warning" if warning else "Normal", reason, message[:1000]))
@@ -105,17 +115,29 @@ class Draft:
         """Asks to be called again after at most ``after`` seconds."""
         self.requeue = after if self.requeue is None else min(self.requeue, after)
 
-    def end_rollout(self, outcome: Outcome | None) -> None:
-        self.set_progress(rollout=None, outcome=outcome)
+    def records(self) -> list[Revision]:
+        """Every record, with the verdict as this decision leaves it."""
+        return [replace(r, verdict=self.verdict(r.hash)) for r in self.i.revisions.values()]
+
+    def drop_rollout(self, event: str) -> None:
+        """Forgets the rollout without a verdict; one that it already has is written."""
+        rollout = self.rollout
+        if rollout is not None and rollout.revision and rollout.failure and not rollout.withdrawn:
+            verdict = ledger.failed(rollout.failure, self.verdict(rollout.revision), self.i.now)
+            self.set_verdict(rollout.revision, verdict)
+        self.set_progress(event=event, rollout=None)
+
+    def end_rollout(self, outcome: Outcome | None, event: str) -> None:
+        self.set_progress(event=event, rollout=None, outcome=outcome)
         if self.watch is None:
             self.set_progress(judge={}, snapshot={})
         self.set_roles(candidate=None, weight=0)
         self.drop_gates = True
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: Failure, event: str) -> None:
         """Begins to take the candidate back."""
         if self.rollout is not None and self.rollout.failure is None:
-            self.set_rollout(failure=failure, phase="RollingBack", since=self.i.now)
+            self.set_rollout(event=event, failure=failure, phase="RollingBack", since=self.i.now)
 
 
 def draft_of(i: Inputs) -> Draft:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sluice.api.duration import seconds
 from sluice.rollout import ledger
 from sluice.rollout.draft import Draft
+from sluice.rollout.messages import annotate, with_way_out
 from sluice.rollout.model import Failure
 
 
@@ -38,14 +39,17 @@ def validate(draft: Draft) -> None:
                 message=f"Gate {bad[0].name} failed: {bad[0].message}"[:512],
                 scope="Revision" if bad[0].name == "latency" else "Package",
                 detected=draft.i.now,
-            )
+            ),
+            "a gate fails",
         )
         return
     draft.set_verdict(
         rollout.revision, ledger.validated(draft.verdict(rollout.revision), draft.i.now)
     )
     draft.note("GatesPassed", ", ".join(f"{g.name} {g.verdict}" for g in view.gates))
-    draft.set_rollout(phase="Provisioning", since=draft.i.now, observed=0.0)
+    draft.set_rollout(
+        event="all gates pass", phase="Provisioning", since=draft.i.now, observed=0.0, fetched=0.0
+    )
     draft.come_back(0.0)
 
 
@@ -54,5 +58,6 @@ def overdue(draft: Draft, missing: str) -> None:
     rollout = draft.rollout
     assert rollout is not None
     if rollout.fetched >= seconds(draft.i.spec.rollout.progress_deadline):
-        draft.wait(missing, reason="ProgressDeadlineExceeded")
-        draft.waiting, draft.waiting_reason = missing[:512], "ProgressDeadlineExceeded"
+        way_out = f"It goes on by itself when that is there, or: {annotate(draft.i.name, 'abort')}"
+        draft.waiting = with_way_out(f"No progress within progressDeadline: {missing}.", way_out)
+        draft.waiting_reason = "ProgressDeadlineExceeded"

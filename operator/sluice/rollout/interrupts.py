@@ -11,6 +11,11 @@ from sluice.rollout.judge import CheckResult
 from sluice.rollout.model import Failure
 from sluice.rollout.watch import end, take_back
 
+FAILS = "a guardrail fails"
+ON_RECORD = "a Fail is on record"
+BACK = "the spec is back at stable"
+MOVED_ON = "the spec moved on"
+
 BOTH_FAIL = 0.2
 """Stable's own share of failures from which the environment is suspected, not the candidate."""
 
@@ -28,22 +33,29 @@ def guardrail(draft: Draft) -> None:
         scope="Revision" if alarm.type == "Latency" else "Package",
         detected=draft.i.now,
     )
-    if draft.rollout is None and draft.watch is not None:
-        take_back(draft, failure)
-        return
+    suspected = _environment_suspected(alarm)
+    if suspected:
+        failure = failure.model_copy(update={"message": f"Both arms fail: {failure.message}"[:512]})
     rollout = draft.rollout
     if rollout is None or rollout.phase not in ("Stepping", "Promoting"):
+        # The evidence is the watch's, also while the next candidate waits for its end.
+        if draft.watch is not None:
+            take_back(draft, failure, event=FAILS, withdrawn=suspected)
         return
-    if _environment_suspected(alarm):
-        draft.set_rollout(withdrawn=True)
-        failure = failure.model_copy(update={"message": f"Both arms fail: {failure.message}"[:512]})
-    elif draft.i.spec.rollout.on_fail == "Pause":
-        draft.set_roles(weight=0)
-        if not rollout.paused:
-            draft.set_rollout(paused=f"because {failure.message}"[:300])
-            draft.note("GuardrailFailed", failure.message, warning=True)
+    if draft.i.spec.rollout.on_fail == "Pause" and not suspected:
+        _pause(draft, failure)
         return
-    draft.fail(failure)
+    draft.set_rollout(withdrawn=suspected)
+    draft.fail(failure, FAILS)
+
+
+def _pause(draft: Draft, failure: Failure) -> None:
+    rollout = draft.rollout
+    assert rollout is not None
+    draft.set_roles(weight=0)
+    if not rollout.paused_by_check:
+        draft.set_rollout(paused=f"because {failure.message}", paused_by_check=True)
+        draft.note("GuardrailFailed", failure.message, warning=True)
 
 
 def _condemned(draft: Draft) -> None:
@@ -52,9 +64,9 @@ def _condemned(draft: Draft) -> None:
     if rollout is not None and rollout.revision and rollout.failure is None:
         verdict = draft.verdict(rollout.revision)
         if verdict.phase == "Failed":
-            draft.fail(_recorded(draft, rollout.revision))
+            draft.fail(_recorded(draft, rollout.revision), ON_RECORD)
     if draft.watch is not None and draft.verdict(draft.watch.revision).phase == "Failed":
-        take_back(draft, _recorded(draft, draft.watch.revision))
+        take_back(draft, _recorded(draft, draft.watch.revision), event=ON_RECORD)
 
 
 def _recorded(draft: Draft, revision: str) -> Failure:
@@ -80,7 +92,7 @@ def back_to_stable(draft: Draft, want: Desired) -> None:
     """The spec names what serves already: whatever was on its way goes, without a verdict."""
     if want.revision is None or want.revision != draft.roles.stable:
         return
-    _supersede(draft, want, "The spec is back at the revision that serves.")
+    _supersede(draft, BACK, "The spec is back at the revision that serves.")
 
 
 def new_revision(draft: Draft, want: Desired) -> None:
@@ -90,12 +102,12 @@ def new_revision(draft: Draft, want: Desired) -> None:
         return
     if want.revision is None:
         if rollout.revision is not None and rollout.source != want.source:
-            _supersede(draft, want, "The spec names another model.")
+            _supersede(draft, MOVED_ON, "The spec names another model.")
         elif rollout.source != want.source:
-            draft.set_progress(rollout=None)
+            draft.set_progress(event=MOVED_ON, rollout=None)
         return
     if rollout.revision is not None and rollout.revision != want.revision:
-        _supersede(draft, want, f"The spec now asks for {want.revision}.")
+        _supersede(draft, MOVED_ON, f"The spec now asks for {want.revision}.")
 
 
 def back_to_previous(draft: Draft, want: Desired) -> None:
@@ -104,17 +116,20 @@ def back_to_previous(draft: Draft, want: Desired) -> None:
     if watching is None or want.revision != watching.previous:
         return
     revision = watching.revision
-    end(draft)
-    draft.set_roles(stable=want.revision, previous=None, holdback=0)
-    draft.set_progress(outcome=None, rollout=None)
+    event = "the spec is back at previous"
+    draft.drop_rollout(event)
+    draft.set_progress(outcome=None)
+    end(draft, event=event)
+    draft.set_roles(stable=want.revision)
+    draft.judgement = None
     draft.note("WentBack", f"The spec asks for {want.revision} again; {revision} steps down.")
 
 
-def _supersede(draft: Draft, want: Desired, why: str) -> None:
+def _supersede(draft: Draft, event: str, why: str) -> None:
     rollout = draft.rollout
     if rollout is None or rollout.failure is not None:
         return
     if rollout.revision is not None:
         draft.note("Superseded", f"Candidate {rollout.revision} has no verdict: {why}")
-    draft.end_rollout(None)
+    draft.end_rollout(None, event)
     draft.come_back(0.0)

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from sluice.api.duration import human
 from sluice.api.modelrevision import Verdict
-from sluice.rollout.model import Failure, Revision
+from sluice.rollout.messages import annotate, short, with_way_out
+from sluice.rollout.model import Failure, Outcome, Revision
 from sluice.rollout.times import rfc3339
 
 MAX_WITHDRAWN = 3
@@ -58,7 +59,13 @@ def passed(before: Verdict, now: float) -> Verdict:
     if before.phase == "Failed":
         return before
     return before.model_copy(
-        update={"phase": "Passed", "reason": "Promoted", "message": "", "at": rfc3339(now)}
+        update={
+            "phase": "Passed",
+            "reason": "Promoted",
+            "message": "",
+            "attempts": 0,
+            "at": rfc3339(now),
+        }
     )
 
 
@@ -68,7 +75,7 @@ def withdrawn(before: Verdict, message: str, now: float) -> Verdict:
         return before
     return before.model_copy(
         update={
-            "phase": "Withdrawn" if before.phase != "Passed" else "Passed",
+            "phase": "Withdrawn",
             "reason": "Withdrawn",
             "message": message[:512],
             "attempts": before.attempts + 1,
@@ -101,13 +108,34 @@ def withdrawn_wait(attempts: int) -> float:
 def quarantine_message(name: str, known: Revision) -> str:
     """One plain sentence: which digest, which check, why, and the line to retry."""
     verdict = known.verdict
-    digest = known.package.digest.removeprefix("sha256:")[:12]
-    return (
-        f"Package {digest} is quarantined: {verdict.message or verdict.reason} "
-        f"To try it again: kubectl annotate mdep/{name} sluice.dev/retry={digest}"
-    )[:512]
+    digest = short(known.package.digest)
+    return with_way_out(
+        f"Package {digest} is quarantined: {verdict.message or verdict.reason}",
+        f"To try it again: {annotate(name, 'retry', digest)}",
+    )
 
 
-def withdrawn_message(attempts: int, wait: float) -> str:
-    """What a withdrawn candidate waits for."""
-    return f"Withdrawn without a verdict, attempt {attempts}; tried again in {human(wait)}."
+def withdrawn_outcome(name: str, source: str, known: Revision, now: float) -> Outcome:
+    """How an attempt without a verdict ends: tried again by itself, at most three times."""
+    wait = withdrawn_wait(known.verdict.attempts)
+    return Outcome(
+        source=source,
+        revision=known.hash,
+        reason="Withdrawn",
+        message=withdrawn_message(name, known, wait),
+        terminal=known.verdict.attempts >= MAX_WITHDRAWN,
+        retry_at=now + wait,
+        attempts=known.verdict.attempts,
+    )
+
+
+def withdrawn_message(name: str, known: Revision, wait: float) -> str:
+    """What a withdrawn candidate waits for: a while, or after the last attempt a person."""
+    verdict = known.verdict
+    if verdict.attempts >= MAX_WITHDRAWN:
+        again = f"try it again: {annotate(name, 'retry', short(known.package.digest))}"
+    else:
+        again = f"tried again in {human(wait)}."
+    return with_way_out(
+        verdict.message, f"Withdrawn without a verdict, attempt {verdict.attempts}; {again}"
+    )

@@ -75,6 +75,7 @@ class RolloutProgress(Block):
     plan: dict[str, Any] = Field(default_factory=dict)
     gates: list[GateStatus] = Field(default_factory=list)
     paused: str = ""
+    paused_by_check: bool = False
     pass_step: bool = False
     skip_steps: bool = False
     failure: Failure | None = None
@@ -120,6 +121,8 @@ class Progress(Block):
     look_at: float = 0.0
     empty_looks: int = 0
     analysis_error: str = ""
+    partial: bool = False
+    """Somebody did not answer at the last look: what it counted comes later."""
     tick: float = 0.0
     executed: dict[str, str] = Field(default_factory=dict)
     last_command: LastCommand | None = None
@@ -227,7 +230,6 @@ class Inputs:
     default_image: str
     url: str
     now: float
-    quarantined: tuple[Revision, ...] = ()
     conflicts: tuple[str, ...] = ()
 
 
@@ -269,4 +271,5 @@ class Decision:
     drop_gates: bool = False
     executed: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
+    moves: tuple[Any, ...] = ()
     requeue: float | None = None

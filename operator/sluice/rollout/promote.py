@@ -5,29 +5,27 @@ Nothing restarts: the candidate's pods become stable's pods, and stable's stay a
 
 from __future__ import annotations
 
-from sluice.api.duration import seconds
-from sluice.api.modeldeployment import Watch
-from sluice.rollout import judge as judging
 from sluice.rollout import ledger
 from sluice.rollout.draft import Draft
-from sluice.rollout.model import WatchProgress
 from sluice.rollout.plan import Plan
 from sluice.rollout.provision import candidate_pods
+from sluice.rollout.waiting import paused
+from sluice.rollout.watch import asked, begin
 
 
 def promote(draft: Draft) -> None:
     """Raises the weight to everyone but the holdback and flips the roles once that is observed."""
     rollout = draft.rollout
     assert rollout is not None
-    if rollout.paused:
-        draft.wait(f"Paused {rollout.paused} before promotion.", reason="Paused")
+    if paused(draft):
         return
     if not candidate_pods(draft, 100):
         return
+    draft.set_rollout(fetched=0.0)
     if draft.roles.stable is None:
         _first(draft)
         return
-    target = 100 - _watch(draft).holdback
+    target = 100 - asked(draft).holdback
     if draft.roles.weight != target:
         draft.set_roles(weight=target)
         draft.wait(f"Setting the weight to {target} %.", reason="Promoting")
@@ -41,10 +39,6 @@ def promote(draft: Draft) -> None:
     _flip(draft)
 
 
-def _watch(draft: Draft) -> Watch:
-    return draft.i.spec.rollout.watch or Watch()
-
-
 def _first(draft: Draft) -> None:
     """The first revision: nothing to compare with, the gates have spoken."""
     rollout = draft.rollout
@@ -53,7 +47,7 @@ def _first(draft: Draft) -> None:
     revision = rollout.revision
     draft.set_roles(stable=revision, candidate=None, weight=0, previous=None, holdback=0)
     draft.set_verdict(revision, ledger.passed(draft.verdict(revision), draft.i.now))
-    draft.set_progress(rollout=None, outcome=None)
+    draft.set_progress(event="it is the first revision", rollout=None, outcome=None)
     draft.note("Promoted", f"Revision {revision} is the first to serve.")
 
 
@@ -63,31 +57,15 @@ def _flip(draft: Draft) -> None:
     assert rollout.revision is not None
     revision, before = rollout.revision, draft.roles.stable
     assert before is not None
-    watch = _watch(draft)
     draft.set_roles(
         stable=revision,
         candidate=None,
         weight=0,
         previous=before,
-        holdback=watch.holdback,
+        holdback=asked(draft).holdback,
         holdback_salt=draft.roles.salt,
     )
     draft.set_verdict(revision, ledger.passed(draft.verdict(revision), draft.i.now))
-    plan = Plan.from_json(rollout.plan)
-    duration = seconds(watch.duration)
-    looks = max(1, int(duration / draft.interval))
-    draft.set_progress(
-        rollout=None,
-        outcome=None,
-        watch=WatchProgress(
-            revision=revision,
-            previous=before,
-            since=draft.i.now,
-            plan=rollout.plan,
-            duration=duration,
-            min_requests=watch.min_requests,
-        ),
-        judge=judging.new_state(plan, "watch", planned_looks=looks),
-        snapshot={},
-    )
+    begin(draft, revision, before, Plan.from_json(rollout.plan))
+    draft.set_progress(event="routers confirm", rollout=None, outcome=None)
     draft.note("Promoted", f"Revision {revision} serves; {before} stays warm for the watch.")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from sluice.api.duration import human
 from sluice.rollout.capacity import comparable
 from sluice.rollout.draft import Draft
 from sluice.rollout.gates import overdue
+from sluice.rollout.messages import annotate, short, with_way_out
 from sluice.rollout.model import SLOTS, Failure
 from sluice.rollout.plan import Plan
+
+SCALED_TO_ZERO = (
+    "spec.replicas is 0: no request can be judged. It goes on when spec.replicas is raised."
+)
 
 
 def candidate_pods(draft: Draft, weight: int) -> bool:
@@ -27,7 +33,8 @@ def candidate_pods(draft: Draft, weight: int) -> bool:
                 message=trouble.message[:512],
                 scope="Revision",
                 detected=draft.i.now,
-            )
+            ),
+            "pods fail by the model's fault",
         )
         return False
     missing = f"{view.ready} of {want} pods of {rollout.revision} are ready"
@@ -43,33 +50,66 @@ def provision(draft: Draft) -> None:
     rollout = draft.rollout
     assert rollout is not None
     if draft.watch is not None:
-        draft.wait(
-            f"Waiting for the watch of {draft.watch.revision} to end before the next canary.",
-            reason="WatchInFlight",
-        )
+        draft.wait(_watch_first(draft), reason="WatchInFlight")
+        draft.set_rollout(fetched=0.0)
+        return
+    if draft.i.spec.replicas == 0 and draft.roles.stable is not None:
+        draft.wait(SCALED_TO_ZERO, reason="ScaledToZero")
+        draft.set_rollout(fetched=0.0)
         return
     _take_slot(draft)
-    first = first_weight(draft)
-    if not candidate_pods(draft, first):
+    if not candidate_pods(draft, first_weight(draft)):
         return
+    if draft.i.spec.replicas > 0 and not _listed(draft):
+        return
+    phase, event = "Promoting", "ready, and no steps to walk"
+    if steps_of(draft):
+        phase, event = "Stepping", "pods and routers are ready"
+    draft.set_rollout(
+        event=event, phase=phase, since=draft.i.now, fetched=0.0, step=0, step_observed=0.0
+    )
+    draft.set_progress(judge={}, snapshot={})
+    draft.come_back(0.0)
+
+
+def _listed(draft: Draft) -> bool:
+    """Whether every router lists exactly the candidate's pods."""
+    rollout = draft.rollout
+    assert rollout is not None
     if rollout.revision not in draft.i.router.pointed or not draft.i.router.complete:
         draft.wait(
             draft.i.router.message or "The router does not list the candidate's pods yet.",
             reason="WaitingForRouter",
         )
-        overdue(draft, draft.i.router.message or "the router to list the candidate's pods")
-        return
-    phase = "Stepping" if steps_of(draft) else "Promoting"
-    draft.set_rollout(phase=phase, since=draft.i.now, step=0, step_observed=0.0)
-    draft.set_progress(judge={}, snapshot={})
-    draft.come_back(0.0)
+        overdue(draft, draft.i.router.message or "The router does not list the candidate's pods.")
+        return False
+    return True
+
+
+def _watch_first(draft: Draft) -> str:
+    watching = draft.watch
+    assert watching is not None
+    record = draft.revision(watching.revision)
+    left = max(0.0, watching.duration - watching.observed)
+    return with_way_out(
+        f"Waiting for the watch of {watching.revision} to end before the next canary: "
+        f"{human(left)} and {watching.min_requests:,} requests to it in all.",
+        "End it now: "
+        + annotate(draft.i.name, "promote", short(record.package.digest) if record else ""),
+    )
 
 
 def steps_of(draft: Draft) -> Plan | None:
-    """The plan when it has steps to walk: a canary against a stable revision."""
+    """The plan when it has steps to walk: a canary against a stable revision.
+
+    A revision that was promoted before only has to be ready; the watch looks after the rest.
+    """
     rollout = draft.rollout
     assert rollout is not None
+    assert rollout.revision is not None
     if draft.roles.stable is None or draft.i.spec.rollout.strategy == "GatesOnly":
+        return None
+    if draft.verdict(rollout.revision).phase == "Passed":
         return None
     return Plan.from_json(rollout.plan)
 

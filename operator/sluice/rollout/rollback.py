@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sluice.api.status import LastRollback
 from sluice.rollout import ledger
 from sluice.rollout.draft import Draft
 from sluice.rollout.model import Failure, Outcome, RolloutProgress
 from sluice.rollout.times import rfc3339_milli
+
+ZERO = "no router sends it traffic"
 
 
 def roll_back(draft: Draft) -> None:
@@ -36,14 +36,17 @@ def _record(draft: Draft, rollout: RolloutProgress, failure: Failure) -> None:
     if rollout.withdrawn:
         return
     draft.set_verdict(revision, ledger.failed(failure, before, draft.i.now))
-    if before.phase != "Failed" and draft.roles.stable is not None:
+    detected = rfc3339_milli(failure.detected)
+    last = draft.progress.last_rollback
+    told = last is not None and (last.from_, last.detected_at) == (revision, detected)
+    if not told and draft.roles.stable is not None:
         draft.set_progress(
             last_rollback=LastRollback(
                 from_=revision,
                 to=draft.roles.stable,
                 check=failure.check,
                 reason=failure.message[:512],
-                detected_at=rfc3339_milli(failure.detected),
+                detected_at=detected,
             )
         )
 
@@ -65,15 +68,15 @@ def _finish(draft: Draft, rollout: RolloutProgress, failure: Failure) -> None:
     record = draft.revision(revision)
     message = failure.message
     if record is not None:
-        renewed = ledger.failed(failure, draft.verdict(revision), draft.i.now)
-        message = ledger.quarantine_message(draft.i.name, replace(record, verdict=renewed))
+        message = ledger.quarantine_message(draft.i.name, record)
     draft.end_rollout(
         Outcome(
             source=rollout.source,
             revision=revision,
             reason="RevisionQuarantined",
             message=message,
-        )
+        ),
+        ZERO,
     )
     draft.note("RolledBack", f"{revision}: {failure.message}", warning=True)
 
@@ -83,18 +86,8 @@ def _withdraw(draft: Draft, rollout: RolloutProgress, failure: Failure) -> None:
     assert revision is not None
     verdict = ledger.withdrawn(draft.verdict(revision), failure.message, draft.i.now)
     draft.set_verdict(revision, verdict)
-    wait = ledger.withdrawn_wait(verdict.attempts)
-    final = verdict.attempts >= ledger.MAX_WITHDRAWN
-    draft.end_rollout(
-        Outcome(
-            source=rollout.source,
-            revision=revision,
-            reason="Withdrawn",
-            message=f"{failure.message} {ledger.withdrawn_message(verdict.attempts, wait)}"[:512],
-            terminal=final,
-            retry_at=draft.i.now + wait,
-            attempts=verdict.attempts,
-        )
-    )
+    record = draft.revision(revision)
+    assert record is not None
+    outcome = ledger.withdrawn_outcome(draft.i.name, rollout.source, record, draft.i.now)
+    draft.end_rollout(outcome, ZERO)
     draft.note("Withdrawn", failure.message, warning=True)
-    draft.come_back(wait)

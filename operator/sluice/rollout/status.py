@@ -24,6 +24,7 @@ from sluice.rollout.trust import admitted
 
 MAX_REVISIONS = 10
 LOOKS_BEFORE_UNHEALTHY = 5
+NEEDS_A_PERSON = ("ProgressDeadlineExceeded", "Inconclusive", "GuardrailFailed")
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -185,7 +186,7 @@ def _stuck(draft: Draft, outcome: Outcome | None) -> Row | None:
         return ("True", "NameConflict", " ".join(draft.i.conflicts))
     if outcome is not None and outcome.terminal:
         return ("True", outcome.reason, outcome.message)
-    if draft.waiting_reason in ("ProgressDeadlineExceeded", "Inconclusive") and draft.waiting:
+    if draft.waiting_reason in NEEDS_A_PERSON and draft.waiting:
         return ("True", draft.waiting_reason, draft.waiting)
     return None
 

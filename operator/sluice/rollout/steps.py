@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sluice.rollout import judge as judging
 from sluice.rollout.draft import Draft
+from sluice.rollout.messages import annotate, short, with_way_out
 from sluice.rollout.model import Failure
 from sluice.rollout.plan import Plan
-from sluice.rollout.provision import candidate_pods
-from sluice.rollout.waiting import explain
+from sluice.rollout.provision import SCALED_TO_ZERO, candidate_pods
+from sluice.rollout.waiting import explain, paused
 
 
 def step(draft: Draft) -> None:
@@ -18,12 +19,16 @@ def step(draft: Draft) -> None:
     current = plan.steps[rollout.step]
     if not candidate_pods(draft, current.weight):
         return
-    if draft.roles.weight != current.weight:
-        _enter(draft, plan, current.weight)
+    if draft.i.spec.replicas == 0:
+        draft.wait(SCALED_TO_ZERO, reason="ScaledToZero")
+        return
+    if draft.roles.weight != current.weight or not draft.progress.judge:
+        if not paused(draft):
+            _enter(draft, plan, current.weight)
         return
     if not _routed(draft, current.weight):
         return
-    draft.set_rollout(step_observed=rollout.step_observed + draft.elapsed)
+    draft.set_rollout(step_observed=rollout.step_observed + draft.elapsed, fetched=0.0)
     _judge_step(draft, plan)
 
 
@@ -31,11 +36,11 @@ def _enter(draft: Draft, plan: Plan, weight: int) -> None:
     rollout = draft.rollout
     assert rollout is not None
     state = draft.progress.judge
-    if rollout.step == 0:
+    if rollout.step == 0 or not state:
         state = judging.new_state(plan, "canary")
     draft.set_progress(judge=judging.begin_step(plan, state, rollout.step))
     draft.set_roles(weight=weight)
-    draft.set_rollout(step_observed=0.0, pass_step=False, since=draft.i.now)
+    draft.set_rollout(step_observed=0.0, fetched=0.0, since=draft.i.now)
     draft.note("StepStarted", f"Step {rollout.step + 1} of {len(plan.steps)}: {weight} %.")
     draft.wait(f"Setting the weight to {weight} %.", reason="Stepping")
     draft.come_back(1.0)
@@ -59,37 +64,28 @@ def _judge_step(draft: Draft, plan: Plan) -> None:
     verdict = draft.judgement
     current = plan.steps[rollout.step]
     record = draft.revision(rollout.revision)
-    digest = record.package.digest.removeprefix("sha256:")[:12] if record else ""
+    digest = short(record.package.digest) if record else ""
     if rollout.pass_step:
         _next(draft, plan)
         return
-    if rollout.paused:
-        draft.wait(
-            f"Paused {rollout.paused}. Go on: kubectl annotate mdep/{draft.i.name} "
-            "sluice.dev/resume=now",
-            reason="Paused",
-        )
+    if paused(draft):
         return
     if verdict is not None and verdict.hold is not None:
-        draft.wait(
-            f"{verdict.hold.message} Held for a person: kubectl annotate mdep/{draft.i.name} "
-            f"sluice.dev/promote={digest} or sluice.dev/abort=now",
-            reason="Held",
-        )
+        _wait_for_a_person(draft, f"{verdict.hold.message} Held for a person.", "Held", digest)
         return
     enough_time = rollout.step_observed >= current.min_duration
-    if verdict is not None and verdict.promotion == "Pass" and enough_time:
+    passes = verdict is not None and verdict.promotion == "Pass" and enough_time
+    if passes and not draft.progress.partial:
         if current.pause_manual:
-            draft.wait(
-                f"The step has passed. Go on: kubectl annotate mdep/{draft.i.name} "
-                f"sluice.dev/promote={digest}",
-                reason="Paused",
-            )
+            _wait_for_a_person(draft, "The step has passed.", "Paused", digest)
             return
         _next(draft, plan)
         return
     if current.max_duration and rollout.step_observed >= current.max_duration:
         _inconclusive(draft, plan, digest)
+        return
+    if draft.progress.partial:
+        draft.wait(f"Held: {draft.progress.analysis_error}", reason="WaitingForEvidence")
         return
     explanation, eta = explain(
         name=draft.i.name,
@@ -108,15 +104,25 @@ def _next(draft: Draft, plan: Plan) -> None:
     assert rollout is not None
     last = rollout.step + 1 >= len(plan.steps) or rollout.skip_steps
     if last:
-        draft.set_rollout(phase="Promoting", since=draft.i.now, pass_step=False)
+        draft.set_rollout(
+            event="the last step passes", phase="Promoting", since=draft.i.now, pass_step=False
+        )
     else:
         draft.set_rollout(step=rollout.step + 1, step_observed=0.0, pass_step=False)
     draft.come_back(0.0)
 
 
 def _inconclusive(draft: Draft, plan: Plan, digest: str) -> None:
+    """Time is up without a verdict.  Without the step's sample nothing is decided either."""
+    rollout, verdict = draft.rollout, draft.judgement
+    assert rollout is not None
     policy = draft.i.spec.rollout.on_inconclusive
-    if policy == "Promote":
+    sample = plan.steps[rollout.step].min_requests
+    seen = verdict.candidate_n if verdict is not None else 0
+    if seen < sample or draft.progress.empty_looks > 0:
+        said = f"The step reached maxDuration with {seen:,} of {sample:,} requests; it holds."
+        _wait_for_a_person(draft, said, "Inconclusive", digest)
+    elif policy == "Promote":
         _next(draft, plan)
     elif policy == "Rollback":
         draft.fail(
@@ -126,11 +132,15 @@ def _inconclusive(draft: Draft, plan: Plan, digest: str) -> None:
                 message="The step reached maxDuration without a verdict.",
                 scope="Revision",
                 detected=draft.i.now,
-            )
+            ),
+            "undecided at maxDuration",
         )
     else:
-        draft.wait(
-            "The step reached maxDuration without a verdict; it holds. Decide: kubectl annotate "
-            f"mdep/{draft.i.name} sluice.dev/promote={digest} or sluice.dev/abort=now",
-            reason="Inconclusive",
-        )
+        said = "The step reached maxDuration without a verdict; it holds."
+        _wait_for_a_person(draft, said, "Inconclusive", digest)
+
+
+def _wait_for_a_person(draft: Draft, said: str, reason: str, digest: str) -> None:
+    promote = annotate(draft.i.name, "promote", digest)
+    way_out = f"Go on: {promote} or take it back: sluice.dev/abort=now"
+    draft.wait(with_way_out(said, way_out), reason=reason)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from sluice.api.modelrevision import PackageInfo
 from sluice.api.trustpolicy import TrustPolicySpec
+from sluice.rollout.messages import with_way_out
 
 Admitted = Literal["Data", "Digest", "Any"]
 
@@ -43,8 +44,10 @@ def refusal(package: PackageInfo, namespace: str, readable: bool) -> tuple[str, 
     more = f" and {len(package.imports) - 5} more" if len(package.imports) > 5 else ""
     return (
         "NotTrusted",
-        f"Loading the {package.format} package would run code ({listed}{more}). Either save it as "
-        "data (sluice package without --keep-original), use the library's native format, or ask "
-        f"an administrator for a TrustPolicy: kind TrustPolicy, namespaces [{namespace}], admit "
-        f"[{{packageDigest: {package.digest}}}].",
-    )[:2]
+        with_way_out(
+            f"Loading the {package.format} package would run code ({listed}{more}).",
+            "Either save it as data (sluice package without --keep-original), use the library's "
+            f"native format, or ask an administrator for a TrustPolicy: namespaces [{namespace}], "
+            f"admit [{{packageDigest: {package.digest}}}].",
+        ),
+    )

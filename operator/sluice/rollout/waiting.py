@@ -1,16 +1,29 @@
 """Why a step waits: what is missing, how long at the present traffic, the command to go on.
 
-Called by sluice.rollout.steps.
+Called by sluice.rollout.steps and promote.
 """
 
 from __future__ import annotations
 
 from sluice.api.duration import human
+from sluice.rollout.draft import Draft
 from sluice.rollout.judge import Judgement
+from sluice.rollout.messages import LIMIT, annotate, with_way_out
 from sluice.rollout.plan import StepPlan
 
-LIMIT = 512
-"""Longest message of a status field."""
+
+def paused(draft: Draft) -> bool:
+    """Whether the rollout is paused, by a person or by a check; says how to go on."""
+    rollout = draft.rollout
+    assert rollout is not None
+    if not rollout.paused:
+        return False
+    way_out = f"Go on: {annotate(draft.i.name, 'resume')}"
+    if rollout.paused_by_check:
+        way_out += " or take it back: sluice.dev/abort=now"
+    reason = "GuardrailFailed" if rollout.paused_by_check else "Paused"
+    draft.wait(with_way_out(f"Paused {rollout.paused}.", way_out), reason=reason)
+    return True
 
 
 def explain(

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from sluice.api.duration import human
+from sluice.api.duration import human, seconds
+from sluice.api.modeldeployment import Watch
+from sluice.api.modelrevision import Verdict
 from sluice.api.status import LastRollback
+from sluice.rollout import judge as judging
 from sluice.rollout import ledger
 from sluice.rollout.draft import Draft
-from sluice.rollout.model import Failure, Outcome
+from sluice.rollout.model import Failure, Outcome, WatchProgress
+from sluice.rollout.plan import Plan
 from sluice.rollout.times import rfc3339_milli
+
+
+def asked(draft: Draft) -> Watch:
+    """The watch that the spec asks for."""
+    return draft.i.spec.rollout.watch or Watch()
+
+
+def begin(draft: Draft, revision: str, previous: str, plan: Plan, *, event: str = "") -> None:
+    """Begins the watch of ``revision``, from no evidence."""
+    duration = seconds(asked(draft).duration)
+    looks = max(1, int(duration / draft.interval))
+    draft.set_progress(
+        event=event,
+        watch=WatchProgress(
+            revision=revision,
+            previous=previous,
+            since=draft.i.now,
+            plan=plan.to_json(),
+            duration=duration,
+            min_requests=asked(draft).min_requests,
+        ),
+        judge=judging.new_state(plan, "watch", planned_looks=looks),
+        snapshot={},
+    )
 
 
 def watch(draft: Draft) -> None:
@@ -19,35 +47,33 @@ def watch(draft: Draft) -> None:
     seen = _requests(draft)
     comparable = draft.roles.holdback > 0
     if observed >= watching.duration and (seen >= watching.min_requests or not comparable):
-        end(draft)
+        end(draft, event="time and requests suffice")
         draft.note("WatchPassed", f"Watched for {human(observed)}, {seen} requests.")
 
 
-def end(draft: Draft) -> None:
+def end(draft: Draft, *, event: str) -> None:
     """Gives the previous revision's share to stable; its pods go once routers confirm."""
     draft.set_roles(previous=None, holdback=0)
-    draft.set_progress(watch=None, judge={}, snapshot={})
+    draft.set_progress(event=event, watch=None, judge={}, snapshot={})
 
 
-def take_back(draft: Draft, failure: Failure) -> None:
-    """The promoted revision fails inside its watch: previous serves everyone, at once."""
+def take_back(draft: Draft, failure: Failure, *, event: str, withdrawn: bool = False) -> None:
+    """The promoted revision fails inside its watch: previous serves everyone, at once.
+
+    A candidate that waits for the watch goes too: it starts again against who serves then.
+    """
     watching = draft.watch
     assert watching is not None
     revision, previous = watching.revision, watching.previous
-    draft.set_verdict(revision, ledger.failed(failure, draft.verdict(revision), draft.i.now))
+    draft.drop_rollout(event)
+    draft.set_verdict(revision, _verdict(draft, revision, failure, withdrawn))
     draft.set_roles(stable=previous, previous=None, holdback=0, candidate=None, weight=0)
-    record = draft.revision(revision)
-    source = record.source if record else ""
     draft.set_progress(
+        event=event,
         watch=None,
         judge={},
         snapshot={},
-        outcome=Outcome(
-            source=source,
-            revision=revision,
-            reason="RevisionQuarantined",
-            message=failure.message,
-        ),
+        outcome=_outcome(draft, revision, withdrawn),
         last_rollback=LastRollback(
             from_=revision,
             to=previous,
@@ -56,10 +82,29 @@ def take_back(draft: Draft, failure: Failure) -> None:
             detected_at=rfc3339_milli(failure.detected),
         ),
     )
-    if draft.rollout is not None:
-        draft.set_progress(rollout=None)
     draft.note("RolledBack", f"{revision} in its watch: {failure.message}", warning=True)
     draft.come_back(0.2)
+
+
+def _verdict(draft: Draft, revision: str, failure: Failure, withdrawn: bool) -> Verdict:
+    before, now = draft.verdict(revision), draft.i.now
+    if withdrawn:
+        return ledger.withdrawn(before, failure.message, now)
+    return ledger.failed(failure, before, now)
+
+
+def _outcome(draft: Draft, revision: str, withdrawn: bool) -> Outcome | None:
+    record = draft.revision(revision)
+    if record is None:
+        return None
+    if withdrawn:
+        return ledger.withdrawn_outcome(draft.i.name, record.source, record, draft.i.now)
+    return Outcome(
+        source=record.source,
+        revision=revision,
+        reason="RevisionQuarantined",
+        message=ledger.quarantine_message(draft.i.name, record),
+    )
 
 
 def _requests(draft: Draft) -> int:
