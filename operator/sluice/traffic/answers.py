@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import operator
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _TABLE_ROW = re.compile(r"\bkey=(\S+) .*?\bhttp_req_cnt=(\d+)")
 _UPTIME = re.compile(r"^Uptime_sec:\s*(\d+)", re.MULTILINE)
@@ -27,9 +27,8 @@ _SERVER_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class ServerRow:
-    """A line of ``show servers state``."""
+class ServerRow(NamedTuple):
+    """A line of ``show servers state``; a tuple, because a look makes a hundred of them."""
 
     name: str
     address: str | None
@@ -60,26 +59,23 @@ def parse_servers(text: str) -> dict[str, list[ServerRow]]:
     if header is None:
         raise ValueError("show servers state printed no header")
     columns = header[2:].split()
-    # A hundred lines per router and look: only the columns that are read are touched.
     pick = operator.itemgetter(*(columns.index(name) for name in _SERVER_COLUMNS))
+    width = len(columns)
     servers: dict[str, list[ServerRow]] = {}
     for line in lines:
         cells = line.split(" ")
-        if len(cells) != len(columns) or line.startswith("#"):
+        if len(cells) != width or line.startswith("#"):
             continue
-        backend, *row = pick(cells)
-        servers.setdefault(backend, []).append(_server(*row))
+        backend, name, address, state, admin, host, port = pick(cells)
+        row = ServerRow(
+            name,
+            None if address == _UNSET else address,
+            state == _RUNNING and not int(admin) & _OUT_OF_SERVICE,
+            None if host == _UNSET else host,
+            int(port),
+        )
+        servers.setdefault(backend, []).append(row)
     return servers
-
-
-def _server(name: str, address: str, state: str, admin: str, host: str, port: str) -> ServerRow:
-    return ServerRow(
-        name=name,
-        address=None if address == _UNSET else address,
-        up=state == _RUNNING and not int(admin) & _OUT_OF_SERVICE,
-        host=None if host == _UNSET else host,
-        port=int(port),
-    )
 
 
 def parse_table(text: str) -> dict[str, int]:
