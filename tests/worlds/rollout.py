@@ -6,6 +6,7 @@ writes short (a kill), restart routers, serve stale reads or let an operator sle
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from sluice.rollout.model import (
     RouterView,
     Trouble,
 )
+from sluice.rollout.states import prove
 from sluice.stats.look import ArmLook, Look
 
 BASE = {
@@ -56,6 +58,10 @@ def digest_of(letter: str) -> str:
 def spec_for(letter: str, **changes: Any) -> dict[str, Any]:
     """A spec that asks for the model called ``letter``."""
     return {**BASE, "model": {"uri": f"s3://models/{letter}"}, **changes}
+
+
+class ConflictError(Exception):
+    """The API server refuses a write: somebody else wrote in between."""
 
 
 def _spread(n: int) -> dict[int, int]:
@@ -119,6 +125,17 @@ class SimWorld:
     deleting: bool = False
     requeue: float | None = None
     image: str = "sluice:1"
+    policies_readable: bool = True
+    conflicts: tuple[str, ...] = ()
+    fetched: ResolveView | None = None
+    gate_report: GatesView | None = None
+    troubles: dict[str, Trouble] = field(default_factory=dict)
+    stopped_traffic: bool = False
+    version: int = 0
+    copied_roles: Roles = field(default_factory=Roles)
+    past: list[SimWorld] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    """Every event of a move, in order."""
 
     # What the decision sees
 
@@ -177,16 +194,17 @@ class SimWorld:
             resolve=self._resolve(),
             gates=self._gates(),
             policies=self.policies,
-            policies_readable=True,
+            policies_readable=self.policies_readable,
             default_image=self.image,
             url="http://iris",
             now=self.now,
+            conflicts=self.conflicts,
         )
 
     def _pods(self, revision: str) -> PodsView:
         wanted, ready = self.wanted[revision], self.ready.get(revision, 0)
-        trouble = None
-        if ready < wanted:
+        trouble = self.troubles.get(revision)
+        if ready < wanted and trouble is None:
             crash = revision in self.crashing
             trouble = Trouble("Crash" if crash else "Pending", "exit 1", models_fault=crash)
         return PodsView(wanted=wanted, ready=ready, exists=True, trouble=trouble)
@@ -194,6 +212,8 @@ class SimWorld:
     def _resolve(self) -> ResolveView:
         if not self.resolved:
             return ResolveView()
+        if self.fetched is not None:
+            return self.fetched
         kind: Any = self.classes.get(self.letter, "Data")
         package = PackageInfo.model_validate(
             {"digest": digest_of(self.letter), "format": "onnx", "class": kind}
@@ -204,6 +224,8 @@ class SimWorld:
         rollout = self.progress.rollout
         if self.gates_for is None or rollout is None or self.gates_for != rollout.revision:
             return GatesView()
+        if self.gate_report is not None:
+            return self.gate_report
         bad = self.revisions[self.gates_for].package.digest in self.broken_gate
         gate = GateStatus(name="quality", verdict="Fail" if bad else "Pass", message="rocAuc 0.5")
         return GatesView("Done", gates=(gate,))
@@ -211,16 +233,31 @@ class SimWorld:
     # What happens outside
 
     def ask_for(self, letter: str) -> None:
-        self.spec = spec_for(letter)
-        self.generation += 1
+        """The user changes the model's address: the first letter is the model."""
+        self.change(model={"uri": f"s3://models/{letter}"})
         self.resolved = False
+
+    def change(self, **blocks: Any) -> None:
+        """The user changes blocks of the spec."""
+        self.spec = {**self.spec, **blocks}
+        self.generation += 1
+
+    def command(self, verb: str, letter: str | None = None, value: str = "now") -> None:
+        """The user annotates; ``letter`` names the model that the command is meant for."""
+        named = digest_of(letter).removeprefix("sha256:")[:12] if letter else value
+        self.annotations[f"sluice.dev/{verb}"] = named
+
+    def lose_evidence(self) -> None:
+        """The evidence ConfigMap is deleted; the router's still says who serves."""
+        self.progress = Progress(roles=self.copied_roles)
+        self.version += 1
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         for router in self.routers:
             self.got_traffic |= set(router.shares()) if router.up else set()
         for revision, wanted in self.wanted.items():
-            if revision in self.crashing:
+            if revision in self.crashing or revision in self.troubles:
                 self.ready[revision] = 0
             else:
                 self.ready[revision] = wanted
@@ -229,7 +266,7 @@ class SimWorld:
         """The progress with a look in it, when one is due; not committed yet."""
         found = arms(self.progress, self.roles, self.view())
         interval = 2.0
-        if found is None or not due(self.progress, interval, self.now):
+        if self.stopped_traffic or found is None or not due(self.progress, interval, self.now):
             return self.progress
         key = {"weights": [found.stable, found.candidate, found.weight]}
         if self.progress.snapshot != key:
@@ -258,23 +295,49 @@ class SimWorld:
 
     # Reconciling
 
-    def reconcile(self, kill_after: int | None = None) -> Decision:
-        """Observe, look, decide, apply; ``kill_after`` writes the process dies."""
-        committed = self.progress
-        self.progress = self.look()
-        decision = decide(self.inputs())
-        looked, self.progress = self.progress, committed
-        del looked
-        for number, write in enumerate(self._writes(decision, committed)):
+    def reconcile(self, kill_after: int | None = None, stale: int = 0) -> Decision:
+        """Observe, look, decide, apply; ``kill_after`` writes the process dies.
+
+        ``stale``: everything from the cache is that many reconciles old, as a second leader's for a
+        moment; routers are asked directly.
+        """
+        seen = self._seen(stale)
+        committed = seen.progress
+        seen.progress = seen.look()
+        decision = decide(seen.inputs())
+        for move in decision.moves:
+            prove(move)
+        for number, write in enumerate(self._writes(decision, committed, seen.version)):
             if kill_after is not None and number >= kill_after:
                 return decision
-            write()
+            try:
+                write()
+            except ConflictError:
+                return decision
             self.writes += 1
+        self.events += [m.event for m in decision.moves]
         self.notes += [f"{n.reason}: {n.message}" for n in decision.notes]
         self.requeue = decision.requeue
         return decision
 
-    def _writes(self, decision: Decision, before: Progress) -> list[Callable[[], None]]:
+    def _seen(self, stale: int) -> SimWorld:
+        """What a process sees: its cache, and routers as they are."""
+        now = copy.copy(self)
+        now.past = []
+        for name in ("revisions", "annotations", "wanted", "ready"):
+            setattr(now, name, dict(getattr(self, name)))
+        self.past = [*self.past[-8:], now]
+        seen = copy.copy(self.past[max(0, len(self.past) - 1 - stale)])
+        seen.routers, seen.ready, seen.now, seen.rng = self.routers, self.ready, self.now, self.rng
+        return seen
+
+    def _current(self, version: int) -> None:
+        if version != self.version:
+            raise ConflictError
+
+    def _writes(
+        self, decision: Decision, before: Progress, version: int
+    ) -> list[Callable[[], None]]:
         roles_before = before.roles or Roles()
         out: list[Callable[[], None]] = []
         if sheds(roles_before, decision.roles):
@@ -286,7 +349,9 @@ class SimWorld:
             out.append(partial(self._verdict, name, verdict))
         progress = decision.progress.model_copy(update={"roles": decision.roles})
         if progress != before:
-            out.append(lambda: self._commit(progress))
+            out.append(lambda: self._commit(progress, version))
+        elif version != self.version:
+            return out  # Nothing to commit, but what follows is not true of the present version.
         for name, count in decision.replicas.items():
             if self.wanted.get(name) != count and name in {*self.revisions, new and new.hash}:
                 out.append(partial(self._scale, name, count))
@@ -294,9 +359,12 @@ class SimWorld:
             out.append(lambda: setattr(self, "resolved", True))
         if decision.gates and self.gates_for != decision.gates:
             out.append(lambda: setattr(self, "gates_for", decision.gates))
-        if any(
-            r.file.slots != decision.roles.slots or r.file.stable != decision.roles.stable
-            for r in self.routers
+        if (
+            any(
+                r.file.slots != decision.roles.slots or r.file.stable != decision.roles.stable
+                for r in self.routers
+            )
+            or self._copied(decision.roles) != self.copied_roles
         ):
             out.append(lambda: self._write_file(decision.roles))
         if self._differs(decision.roles):
@@ -323,10 +391,16 @@ class SimWorld:
         )
 
     def _verdict(self, name: str, verdict: Verdict) -> None:
-        if name in self.revisions:
-            self.revisions[name] = replace(self.revisions[name], verdict=verdict)
+        if name not in self.revisions:
+            return
+        before = self.revisions[name].verdict
+        if before.phase == "Failed" != verdict.phase and verdict.retries <= before.retries:
+            raise ConflictError  # The rule of the ModelRevision's CRD.
+        self.revisions[name] = replace(self.revisions[name], verdict=verdict)
 
-    def _commit(self, progress: Progress) -> None:
+    def _commit(self, progress: Progress, version: int) -> None:
+        self._current(version)
+        self.version += 1
         self.progress = Progress.model_validate_json(progress.model_dump_json(by_alias=True))
 
     def _scale(self, name: str, count: int) -> None:
@@ -340,7 +414,11 @@ class SimWorld:
     def _forget(self, verb: str) -> None:
         self.annotations.pop(f"sluice.dev/{verb}", None)
 
+    def _copied(self, roles: Roles) -> Roles:
+        return roles.model_copy(update={"left": {}})
+
     def _write_file(self, roles: Roles) -> None:
+        self.copied_roles = self._copied(roles)
         for router in self.routers:
             router.file = Roles(stable=roles.stable, slots=roles.slots)
 
