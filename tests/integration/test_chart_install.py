@@ -30,7 +30,7 @@ IRIS = {
 }
 
 # The control plane is shared by all tests, and some apply the CRDs without Helm.
-ADOPT = ("--take-ownership", "--force-conflicts")
+ADOPT = ("--set", "crds.adopt=true", "--take-ownership", "--force-conflicts")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

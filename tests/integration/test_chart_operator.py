@@ -35,9 +35,7 @@ class Release:
         self._values = ("--set", f"watchNamespaces={{{namespace}}}", "--wait", "--timeout", "120s")
 
     def put(self, verb: str, *more: str) -> None:
-        # The control plane is shared by all tests, and some apply the CRDs without Helm.
-        adopt = ("--take-ownership", "--force-conflicts")
-        helm(verb, "sluice", str(CHART), *self._values, *adopt, *more, *self._where)
+        helm(verb, "sluice", str(CHART), *self._values, *more, *self._where)
 
     def remove(self) -> None:
         helm("uninstall", "sluice", "--wait", "--timeout", "60s", *self._where, check=False)

@@ -116,3 +116,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [events]
   verbs: [create, patch]
 {{- end }}
+
+{{/*
+"true" when a CRD (by its file's path) was applied by somebody else: by kubectl, or by another
+release. It is then theirs to upgrade, and the notes say so. Without a cluster to ask, none is.
+*/}}
+{{- define "sluice.crdIsForeign" -}}
+{{- $parts := splitList "_" (base .path | trimSuffix ".yaml") }}
+{{- $name := printf "%s.%s" (last $parts) (first $parts) }}
+{{- $there := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" $name }}
+{{- $notes := dig "metadata" "annotations" dict $there | default dict }}
+{{- $release := .root.Release }}
+{{- $ours := and (eq (get $notes "meta.helm.sh/release-name") $release.Name) (eq (get $notes "meta.helm.sh/release-namespace") $release.Namespace) }}
+{{- and (not (empty $there)) (not $ours) (not .root.Values.crds.adopt) | ternary "true" "false" }}
+{{- end }}
