@@ -29,8 +29,8 @@ and not written into the object, but for `replicas`. **Bold** fields must be set
 
 _ON_COMMANDS = """
 `kubectl annotate mdep/iris sluice.dev/abort=now` stops a rollout at once. The answer is in
-`status.lastCommand`. A command is carried out once per value: to give the same one again, remove it
-first (`kubectl annotate mdep/iris sluice.dev/abort-`) or write another value with `--overwrite`.
+`status.lastCommand`; the annotation is taken away once the command is carried out, so the same line
+works the next time.
 """
 
 
