@@ -21,7 +21,8 @@ def validate(draft: Draft) -> None:
         overdue(draft, view.message or "the gates to finish")
         return
     if view.state == "Broken":
-        draft.wait(f"The gates could not run: {view.message}", reason="GatesBroken")
+        reason = "GatesBroken" if view.retryable else "GatesCannotRun"
+        draft.wait(f"The gates could not run: {view.message}", reason=reason)
         overdue(draft, view.message)
         if view.retryable:
             draft.drop_gates = True

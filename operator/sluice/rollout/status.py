@@ -24,7 +24,12 @@ from sluice.rollout.trust import admitted
 
 MAX_REVISIONS = 10
 LOOKS_BEFORE_UNHEALTHY = 5
-NEEDS_A_PERSON = ("ProgressDeadlineExceeded", "Inconclusive", "GuardrailFailed")
+NEEDS_A_PERSON = (
+    "ProgressDeadlineExceeded",
+    "Inconclusive",
+    "GuardrailFailed",
+    "GatesCannotRun",
+)
 
 Truth = Literal["True", "False", "Unknown"]
 
