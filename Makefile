@@ -23,6 +23,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 
 binaries: venv ## Fetch or build etcd, Kubernetes, HAProxy and friends (cached; about 9 minutes from nothing)
 	@$(BIN)/python -m sluice.local.binaries ensure
+	@ln -sf "$$($(BIN)/python -m sluice.local.binaries path helm)" $(BIN)/helm
 
 demo: binaries ## The main job on a real control plane: a good rollout, bad ones taken back (KEEP=1 keeps it)
 	@$(BIN)/python -m demo $(if $(KEEP),--keep,)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import eventually
+from tests.integration.loop import Loop, Users
 from tests.tools.helm import CHART, ROOT, helm
 
 from sluice.api.conditions import compute
@@ -22,6 +26,13 @@ ROW = {
     "sepal_width_cm": 3.5,
     "petal_length_cm": 1.4,
     "petal_width_cm": 0.2,
+}
+
+CANARY = {
+    "spec": {
+        "model": {"uri": "http://iris-models/iris/v2"},
+        "rollout": {"steps": [{"weight": 20, "minDuration": "1h"}]},
+    }
 }
 
 Kubectl = Callable[..., str]
@@ -81,8 +92,24 @@ def managers_of_spec(kubectl: Kubectl, namespace: str) -> set[str]:
     return {entry["manager"] for entry in fields if "f:spec" in entry["fieldsV1"]}
 
 
+def weight(kubectl: Kubectl, namespace: str) -> int:
+    """The candidate's share as routers report it."""
+    path = "jsonpath={.status.candidate.weight.observed}"
+    return int(kubectl("get", "mdep/iris", "-n", namespace, "-o", path) or 0)
+
+
+@contextmanager
+def users(cluster: Any, namespace: str, kubectl: Kubectl, directory: Path) -> Iterator[Users]:
+    """Twenty requests a second until the block ends."""
+    loop = Loop(cluster, namespace, kubectl, directory)
+    try:
+        yield loop.users([ROW], rate=20)
+    finally:
+        loop.close()
+
+
 def test_install_serve_upgrade_uninstall(
-    cluster: Any, namespace: str, kubectl: Kubectl, release: Release
+    cluster: Any, namespace: str, kubectl: Kubectl, release: Release, tmp_path: Path
 ) -> None:
     kubectl("apply", "--server-side", "-n", namespace, "-f", str(EXAMPLE))
     kubectl(
@@ -99,19 +126,34 @@ def test_install_serve_upgrade_uninstall(
     assert managers_of_spec(kubectl, namespace) == {"kubectl"}
     kubectl("diff", "--server-side", "-n", namespace, "-f", str(EXAMPLE))
 
-    before = serving(kubectl, namespace)
-    assert len(before) == 4, before
-    release.put("upgrade", "--set", "podAnnotations.restarted=now")
-    assert ask(cluster, namespace)["label"] == "setosa"
-    assert serving(kubectl, namespace) == before
+    # A canary is on its way all the while, and users never stop asking.
+    with users(cluster, namespace, kubectl, tmp_path) as asking:
+        kubectl("patch", "mdep/iris", "-n", namespace, "--type=merge", "-p", json.dumps(CANARY))
+        eventually(lambda: weight(kubectl, namespace) == 20, 120)
+        before = serving(kubectl, namespace)
+        assert len(before) == 5, before  # The candidate has as many pods as its share needs.
 
+        release.put("upgrade", "--set", "podAnnotations.restarted=now")
+        assert serving(kubectl, namespace) == before
+        held = kubectl("get", "mdep/iris", "-n", namespace, "-o", "jsonpath={.status.step.index}")
+        assert held == "1"
+
+        logs_are_clean(kubectl, namespace)
+        release.remove()
+        seen = asking.ok()
+        eventually(lambda: asking.ok() > seen + 100, 30)
+        assert serving(kubectl, namespace) == before
+        totals = asking.stop()
+    assert set(totals["causes"]) == {"ok"}, totals
+    assert len(totals["byRevision"]) == 2
+    assert ask(cluster, namespace)["label"] == "setosa"
+    kubectl("get", "mdep/iris", "-n", namespace)
+
+
+def logs_are_clean(kubectl: Kubectl, namespace: str) -> None:
+    """Nothing was forbidden and nothing went wrong in the operator's pods."""
     logs = kubectl(
         "logs", "-n", namespace, "-l", "app.kubernetes.io/component=operator", "--tail=500"
     )
     assert "orbidden" not in logs
     assert "Traceback" not in logs
-
-    release.remove()
-    assert ask(cluster, namespace)["label"] == "setosa"
-    assert serving(kubectl, namespace) == before
-    kubectl("get", "mdep/iris", "-n", namespace)
