@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import platform
 import subprocess
@@ -145,7 +146,7 @@ def _split(
     """Stacked shares over time."""
     order = list(dict.fromkeys(told.digests))
     out = []
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in itertools.pairwise(frames):
         x, width = _x(before["at"], span), _x(after["at"], span) - _x(before["at"], span) + 0.2
         y = 0.0
         for role in ("stable", "candidate", "previous"):

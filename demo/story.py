@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -305,8 +306,6 @@ class Story:
 
 def seconds_of(stamp: str) -> float:
     """An RFC 3339 time as seconds since the epoch."""
-    from datetime import datetime
-
     return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
 
 
