@@ -13,10 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.worlds.rollout import SimWorld, digest_of, spec_for
 
 from sluice.api.conditions import compute
-from sluice.rollout.model import Trouble
+from sluice.api.trustpolicy import TrustPolicySpec
+from sluice.rollout.messages import annotate
+from sluice.rollout.model import ResolveView, Trouble
+from sluice.rollout.states import state_of
 
 LETTERS = st.sampled_from("abcd")
-VERBS = st.sampled_from(["abort", "pause", "resume", "promote", "promote-now", "retry"])
+ADMIT_D = TrustPolicySpec.model_validate(
+    {"namespaces": ["default"], "admit": [{"packageDigest": digest_of("d"), "classes": ["Code"]}]}
+)
+WAYS_OUT = ("kubectl annotate", "TrustPolicy: namespaces")
 MAX_STATUS = 32 * 1024
 
 
@@ -43,12 +49,20 @@ class Rollouts(RuleBasedStateMachine):
         bad=st.sets(LETTERS, max_size=2),
         gates=st.sets(LETTERS, max_size=1),
         on_fail=st.sampled_from(["Rollback", "Rollback", "Pause"]),
-        strategy=st.sampled_from(["Canary", "Canary", "GatesOnly"]),
+        strategy=st.sampled_from(["Canary", "Canary", "Canary", "GatesOnly"]),
         holdback=st.sampled_from([10, 10, 0]),
+        start=st.sampled_from(["Idle", "Stepping", "Stepping", "Promoting", "Watching", "Next"]),
     )
     def models(
-        self, bad: set[str], gates: set[str], on_fail: str, strategy: str, holdback: int
+        self,
+        bad: set[str],
+        gates: set[str],
+        on_fail: str,
+        strategy: str,
+        holdback: int,
+        start: str,
     ) -> None:
+        """Which models are bad, how they are rolled out, and where the story begins."""
         self.world.errors = {digest_of(x): 0.3 for x in bad - {"a"}}
         self.world.broken_gate = {digest_of(x) for x in gates - {"a"}}
         rollout = self.world.spec["rollout"]
@@ -56,92 +70,122 @@ class Rollouts(RuleBasedStateMachine):
         self.world.change(
             rollout={**rollout, "onFail": on_fail, "strategy": strategy, "watch": watch}
         )
+        self.world.classes = {"d": "Code"}
+        self.world.run(8)
+        if start != "Idle":
+            self.world.ask_for("b")
+            self._until("Watching" if start == "Next" else start)
+        if start == "Next":
+            self.world.ask_for("c")
+            self._until("Provisioning")
 
-    # Time and users
+    def _until(self, state: str) -> None:
+        for _ in range(60):
+            if state_of(self.world.progress) == state:
+                return
+            self.world.run(1)
+
+    # Users
 
     @rule(seconds=st.integers(1, 40))
     def time_passes(self, seconds: int) -> None:
         self.world.run(seconds)
         self.settled = all(r.up for r in self.world.routers)
 
-    @rule(letter=LETTERS, seconds=st.integers(0, 70))
+    @rule(letter=LETTERS, seconds=st.sampled_from([0, 1, 2, 4, 8, 14, 30, 60]))
     def user_asks_for(self, letter: str, seconds: int) -> None:
+        self._unsettle()
         self.world.ask_for(letter)
-        self.time_passes(seconds) if seconds else self._unsettle()
+        if seconds:
+            self.time_passes(seconds)
 
-    @rule(verb=VERBS, letter=LETTERS)
-    def user_commands(self, verb: str, letter: str) -> None:
+    @rule(verb=st.sampled_from(["abort", "pause", "resume"]), seconds=st.integers(0, 5))
+    def user_commands(self, verb: str, seconds: int) -> None:
+        self._unsettle()
+        self.world.command(verb)
+        if seconds:
+            self.time_passes(seconds)
+
+    @rule(verb=st.sampled_from(["promote", "promote-now", "retry"]), other=LETTERS | st.none())
+    def user_names_a_digest(self, verb: str, other: str | None) -> None:
+        """Mostly the digest that is on its way, sometimes another."""
+        letter = other or self.world.letter
         if verb == "retry":
             self.retried.add(digest_of(letter))
-        bound = verb in ("promote", "promote-now", "retry")
-        self.world.command(verb, letter if bound else None)
-        self._unsettle()
-
-    @precondition(lambda self: self.world.progress.rollout is not None)
-    @rule(verb=st.sampled_from(["promote", "promote-now"]))
-    def user_promotes_the_candidate(self, verb: str) -> None:
-        self.world.command(verb, self.world.letter)
-        self.time_passes(4)
+        self.world.command(verb, letter)
+        self.time_passes(2)
 
     @precondition(lambda self: self.world.progress.watch is not None)
-    @rule(seconds=st.integers(1, 30))
-    def the_promoted_model_degrades(self, seconds: int) -> None:
+    @rule(letter=LETTERS | st.none(), seconds=st.integers(1, 30))
+    def the_promoted_model_degrades(self, letter: str | None, seconds: int) -> None:
+        """Perhaps while the next candidate waits."""
         watching = self.world.progress.watch
         assert watching is not None
+        if letter:
+            self.user_asks_for(letter, 3)
         self.world.errors[self.world.revisions[watching.revision].package.digest] = 0.4
         self.time_passes(seconds)
 
-    @rule(replicas=st.sampled_from([0, 1, 2, 3]))
-    def user_scales(self, replicas: int) -> None:
-        self.world.change(replicas=replicas)
+    @precondition(lambda self: self.world.progress.watch is not None)
+    @rule()
+    def user_goes_back_to_previous(self) -> None:
+        previous = self.world.revisions[self.world.roles.previous or ""]
+        self.world.ask_for(previous.uri.rsplit("/", 1)[-1])
+        self.time_passes(3)
+
+    @rule(change=st.sampled_from(["replicas", "trust", "distrust", "heals"]), n=st.integers(0, 3))
+    def something_else_changes(self, change: str, n: int) -> None:
         self._unsettle()
+        if change == "replicas":
+            self.world.change(replicas=n)
+        elif change == "heals":
+            self.world.errors.clear()
+        else:
+            self.world.policies = (ADMIT_D,) if change == "trust" else ()
 
     # Faults
 
-    @rule(after=st.integers(0, 8), seconds=st.integers(0, 5))
-    def operator_is_killed(self, after: int, seconds: int) -> None:
-        self.world.pass_time(seconds)
-        self.world.reconcile(kill_after=after)
+    @rule(after=st.integers(0, 8), stale=st.sampled_from([0, 0, 1, 2, 4, 6]))
+    def operator_is_killed(self, after: int, stale: int) -> None:
+        """Or a second leader acts, for a moment, on what it saw some reconciles ago."""
         self._unsettle()
+        self.world.pass_time(1)
+        self.world.reconcile(kill_after=after if after < 8 else None, stale=stale)
 
-    @rule(stale=st.integers(1, 6), seconds=st.integers(0, 3))
-    def a_second_leader_acts_on_old_news(self, stale: int, seconds: int) -> None:
-        self.world.pass_time(seconds)
-        self.world.reconcile(stale=stale)
-        self._unsettle()
-
-    @rule(seconds=st.integers(10, 2000))
+    @rule(seconds=st.sampled_from([10, 100, 2000]))
     def operator_is_away(self, seconds: int) -> None:
         self.world.pass_time(seconds)
         self._unsettle()
 
-    @rule(which=st.integers(0, 1))
-    def router_restarts(self, which: int) -> None:
-        self.world.routers[which].restart()
+    @rule(which=st.integers(0, 1), what=st.sampled_from(["restarts", "away", "back", "back"]))
+    def routers_come_and_go(self, which: int, what: str) -> None:
         self._unsettle()
+        if what == "restarts":
+            self.world.routers[which].restart()
+        else:
+            self.world.routers[which].up = what == "back"
 
-    @rule(which=st.integers(0, 1), up=st.booleans())
-    def router_is_reachable(self, which: int, up: bool) -> None:
-        self.world.routers[which].up = up
-        self._unsettle()
+    @rule(what=st.sampled_from(["crash", "wait", "fine", "fine"]))
+    def pods_of_the_candidate(self, what: str) -> None:
+        rollout = self.world.progress.rollout
+        self.world.crashing.clear()
+        self.world.troubles.clear()
+        if rollout is None or rollout.revision is None or what == "fine":
+            return
+        self.world.ready[rollout.revision] = 0
+        if what == "crash":
+            self.world.crashing.add(rollout.revision)
+        else:
+            self.world.troubles[rollout.revision] = Trouble("Pending", "no node has room")
 
-    @rule(letter=LETTERS, crash=st.booleans())
-    def pods_crash(self, letter: str, crash: bool) -> None:
-        revision = self.world.revision_of(letter)
-        if revision is not None and letter != "a":
-            (self.world.crashing.add if crash else self.world.crashing.discard)(revision)
-
-    @rule(letter=LETTERS, stuck=st.booleans())
-    def pods_wait(self, letter: str, stuck: bool) -> None:
-        revision = self.world.revision_of(letter)
-        if revision is not None and stuck:
-            self.world.troubles[revision] = Trouble("Pending", "no node has room")
-        elif revision is not None:
-            self.world.troubles.pop(revision, None)
-
-    @rule(stopped=st.booleans())
-    def evidence_stops(self, stopped: bool) -> None:
-        self.world.stopped_traffic = stopped
+    @rule(what=st.sampled_from(["slow", "refuses", "away", "traffic stops", "fine", "fine"]))
+    def jobs_and_evidence(self, what: str) -> None:
+        world = self.world
+        world.slow_jobs, world.stopped_traffic = what == "slow", what == "traffic stops"
+        world.fetched = None
+        if what in ("refuses", "away"):
+            said = f"The package is corrupt. Another one: {annotate('iris', 'abort')}"
+            world.fetched = ResolveView("Failed", None, "Corrupt", said, retryable=what == "away")
 
     @rule()
     def evidence_is_lost(self) -> None:
@@ -214,7 +258,7 @@ class Rollouts(RuleBasedStateMachine):
         for condition in self.world.conditions:
             assert len(condition.message) <= 512
             if condition.type == "Stalled" and condition.status == "True":
-                assert "kubectl annotate" in condition.message, condition
+                assert any(way in condition.message for way in WAYS_OUT), condition
         metadata = {"generation": self.world.generation}
         if compute({"metadata": metadata, "status": status}) == "Current":
             assert self.world.condition("Ready").status == "True"
@@ -224,7 +268,8 @@ class Rollouts(RuleBasedStateMachine):
         world = self.world
         world.crashing.clear()
         world.troubles.clear()
-        world.stopped_traffic = False
+        world.stopped_traffic = world.slow_jobs = False
+        world.fetched = None
         world.change(replicas=2)
         for router in world.routers:
             router.up = True
@@ -246,7 +291,7 @@ class Rollouts(RuleBasedStateMachine):
 @pytest.mark.timeout(600)
 class TestRollouts(Rollouts.TestCase):  # type: ignore[name-defined,misc]
     settings = settings(
-        max_examples=80,
+        max_examples=120,
         stateful_step_count=25,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -131,6 +131,7 @@ class SimWorld:
     gate_report: GatesView | None = None
     troubles: dict[str, Trouble] = field(default_factory=dict)
     stopped_traffic: bool = False
+    slow_jobs: bool = False
     version: int = 0
     copied_roles: Roles = field(default_factory=Roles)
     past: list[SimWorld] = field(default_factory=list)
@@ -212,6 +213,8 @@ class SimWorld:
     def _resolve(self) -> ResolveView:
         if not self.resolved:
             return ResolveView()
+        if self.slow_jobs:
+            return ResolveView("Running")
         if self.fetched is not None:
             return self.fetched
         kind: Any = self.classes.get(self.letter, "Data")
@@ -224,6 +227,8 @@ class SimWorld:
         rollout = self.progress.rollout
         if self.gates_for is None or rollout is None or self.gates_for != rollout.revision:
             return GatesView()
+        if self.slow_jobs:
+            return GatesView("Running")
         if self.gate_report is not None:
             return self.gate_report
         bad = self.revisions[self.gates_for].package.digest in self.broken_gate

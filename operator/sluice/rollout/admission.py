@@ -11,6 +11,7 @@ from sluice.rollout.plan import analysis_plan
 from sluice.rollout.trust import admitted, refusal
 
 RESOLVE_BACKOFF = 15.0
+FETCH_FAILED = "fetching fails"
 MAY_APPEAR = "Missing"
 """A person must look, and yet somebody may still upload what is missing."""
 REFUSALS = ("RevisionQuarantined", "NotTrusted", "TrustUnreadable")
@@ -44,7 +45,7 @@ def _resolve(draft: Draft, want: Desired) -> None:
     if draft.rollout is None:
         rollout_id = short_hash([draft.i.namespace, draft.i.name, want.source, draft.i.now])
         draft.set_progress(
-            event="the source is new",
+            event="the package is not known yet",
             rollout=RolloutProgress(id=rollout_id, source=want.source, since=draft.i.now),
             outcome=draft.progress.outcome,
         )
@@ -73,7 +74,7 @@ def _not_resolved(draft: Draft, want: Desired) -> None:
     """Says why, and tries again where that can help; nothing is in flight meanwhile."""
     view = draft.i.resolve
     if draft.rollout is not None and draft.rollout.revision is None:
-        draft.set_progress(event="fetching failed", rollout=None)
+        draft.set_progress(event=FETCH_FAILED, rollout=None)
     if view.state != "Failed":
         return
     again = view.retryable or view.reason == MAY_APPEAR
@@ -82,9 +83,10 @@ def _not_resolved(draft: Draft, want: Desired) -> None:
     if again and retry_at and draft.i.now >= retry_at:
         draft.drop_resolve = True
         draft.set_progress(
+            event=FETCH_FAILED,
             outcome=draft.progress.outcome.model_copy(update={"retry_at": 0.0})
             if draft.progress.outcome
-            else None
+            else None,
         )
         draft.come_back(1.0)
         return
@@ -93,6 +95,7 @@ def _not_resolved(draft: Draft, want: Desired) -> None:
         retry_at = draft.i.now + min(600.0, RESOLVE_BACKOFF * 2 ** min(attempts - 1, 6))
         draft.note(view.reason, view.message, warning=True)
     draft.set_progress(
+        event=FETCH_FAILED,
         outcome=Outcome(
             source=want.source,
             reason=view.reason or "FetchFailed",
@@ -100,7 +103,7 @@ def _not_resolved(draft: Draft, want: Desired) -> None:
             terminal=not view.retryable,
             retry_at=retry_at,
             attempts=attempts,
-        )
+        ),
     )
     if again:
         draft.come_back(max(1.0, retry_at - draft.i.now))

@@ -88,7 +88,8 @@ _AT_WORK = "Validating Provisioning Stepping Promoting"
 
 TRANSITIONS: tuple[Transition, ...] = (
     # The usual way
-    *_from("Idle Watching Stopped", "the source is new", "Resolving", "admission", usual=True),
+    *_from("Idle", "the package is not known yet", "Resolving", "admission", usual=True),
+    *_from("Watching Stopped", "the package is not known yet", "Resolving", "admission"),
     *_from("Resolving", "the package is known", "Validating", "admission", usual=True),
     *_from("Idle Watching Stopped", "the package is known", "Validating", "admission"),
     *_from(
@@ -123,7 +124,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     *_from(f"{_WAITING} RollingBack", "a guardrail fails", "Watching", "watch"),
     *_from(f"{_WAITING} RollingBack", "a Fail is on record", "Watching", "watch"),
     # It may not run
-    *_from("Resolving", "fetching failed", "Stopped Watching Idle", "admission"),
+    *_from("Resolving", "fetching fails", "Idle Watching Stopped", "admission"),
+    *_from("Idle", "fetching fails", "Stopped", "admission"),
     *_from(
         "Idle Resolving Validating Provisioning Stepping Promoting",
         "refused",
