@@ -60,6 +60,8 @@ def merged(base: Obj, changes: Obj) -> Obj:
     for key, value in changes.items():
         deeper = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = merged(out[key], value) if deeper else value
+        if value is None:
+            del out[key]
     return out
 
 
@@ -228,10 +230,11 @@ class Loop:
             return str(progress["rollout"]["phase"])
         return "Watching" if progress.get("watch") else ""
 
-    def revision(self, package: str) -> str:
-        """The revision of a package by name."""
+    def revision(self, package: str, name: str = "iris") -> str:
+        """The revision of a package of ``name``; empty when there is no record."""
         for record in self.list("ModelRevision"):
-            if record["spec"]["package"]["digest"] == self.digests[package]:
+            known = record["spec"]["deployment"] == name
+            if known and record["spec"]["package"]["digest"] == self.digests[package]:
                 return str(record["metadata"]["name"]).rsplit("-", 1)[-1]
         return ""
 

@@ -88,6 +88,10 @@ class Applier:
         await self._retire(decision)
         await self._forget(decision)
         await self._mark_pods(decision)
+        return await self.show(decision)
+
+    async def show(self, decision: Decision) -> bool:
+        """Tells people, and nothing else.  False when the status has to be written again."""
         self._tell(decision)
         try:
             await self._status(decision)

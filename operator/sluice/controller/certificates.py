@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sluice.api.meta import LABEL_MANAGED
 from sluice.kube.client import KubeClient
-from sluice.kube.errors import ConflictError
+from sluice.kube.errors import ConflictError, KubeError
 from sluice.objects.common import Obj
 from sluice.objects.router import TLS_SECRET
 from sluice.traffic import pki
@@ -25,6 +25,7 @@ from sluice.traffic.admin import AdminPool
 CA_SECRET = "sluice-operator-ca"  # noqa: S105 - the name of a Secret
 RECHECK_SECONDS = 3600.0
 DOUBT_SECONDS = 30.0
+CHECK_SECONDS = 3.0
 MOUNT_LAG = 120.0
 """Seconds after which a router that starts has certainly read the renewed Secret."""
 
@@ -72,9 +73,15 @@ class RouterAccess:
             patience = DOUBT_SECONDS if doubt else RECHECK_SECONDS
             if known is not None and time.monotonic() - known[1] < patience:
                 return known[0]
-            await self.pool()
-            await self._renew_client()
-            leaf = await self._leaf(namespace)
+            try:
+                async with asyncio.timeout(CHECK_SECONDS if known else None):
+                    await self.pool()
+                    await self._renew_client()
+                    leaf = await self._leaf(namespace)
+            except (KubeError, TimeoutError):
+                if known is None:
+                    raise
+                return known[0]  # Good for weeks; routers must be reachable without the API.
             self._leaves[namespace] = (leaf, time.monotonic())
             return leaf
 

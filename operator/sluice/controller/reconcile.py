@@ -6,17 +6,19 @@ world when it is interrupted and started again.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from sluice.api.meta import LABEL_COMPONENT, LABEL_OPERATOR_CLASS
-from sluice.controller.apply import Applier
+from sluice.controller.apply import Applier, sheds
 from sluice.controller.certificates import RouterAccess
 from sluice.controller.engine import Context
 from sluice.controller.ensure import Ensurer, NameConflictError
 from sluice.controller.history import left
-from sluice.controller.looks import Looker
+from sluice.controller.looks import Looked, Looker
 from sluice.controller.observe import World, inputs_of, read_world, trust_policies
 from sluice.controller.pods import is_ready
 from sluice.controller.records import revision_of
@@ -24,10 +26,11 @@ from sluice.controller.report import report
 from sluice.controller.route import Router, shape_of, started_at, url_of
 from sluice.controller.stalled import stalled
 from sluice.errors import InvalidInputError
+from sluice.kube.errors import UnavailableError
 from sluice.kube.store import Key
 from sluice.objects.common import Obj
 from sluice.rollout.decide import decide
-from sluice.rollout.model import Roles
+from sluice.rollout.model import Decision, Progress, Roles, RouterView
 from sluice.traffic.router import RouterClient
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,21 @@ log = logging.getLogger(__name__)
 CONFLICT_RETRY = 30.0
 STATUS_RETRY = 5.0
 LONGEST_WAIT = 86400.0
+UNWRITTEN_RETRY = 1.0
+APPLY_SECONDS = 5.0
+"""An API server that hangs must not keep us from looking at users again."""
 REMEMBERED_ROUTERS = 10_000
+
+
+@dataclass(frozen=True)
+class Unrecorded:
+    """A decision that routers follow already and that may not be written down yet.
+
+    Only kept from one attempt to the next: a process that dies in between decides anew.
+    """
+
+    base: Progress
+    decision: Decision
 
 
 class Reconciler:
@@ -48,6 +65,7 @@ class Reconciler:
         self._access = RouterAccess(client, namespace)
         self._looker = Looker()
         self._conflicts: dict[Key, tuple[str, ...]] = {}
+        self._unrecorded: dict[Key, Unrecorded] = {}
         self._renewed: OrderedDict[tuple[str, float], None] = OrderedDict()
 
     async def reconcile(self, key: Key) -> float | None:
@@ -58,6 +76,7 @@ class Reconciler:
             return await self._stall(key, error)
         if world is None:
             self._conflicts.pop(key, None)
+            self._unrecorded.pop(key, None)
             return await self._sweep(key)
         if "deletionTimestamp" in world.mdep["metadata"]:
             return None
@@ -98,20 +117,14 @@ class Reconciler:
         view = await router.read()
         await self._renew(router)
         now = time.time()
-        look = await self._looker.look(world, router, view, now)
-        world = look.world
-        decision = decide(
-            inputs_of(
-                world,
-                view,
-                policies=trust_policies(self._context.store),
-                policies_readable=self._context.store.trust_readable,
-                default_image=self._context.settings.runtime_image,
-                url=url_of(world),
-                now=now,
-                conflicts=conflicts,
-            )
-        )
+        known = self._unrecorded.pop(key, None)
+        if known is not None and known.base == world.progress:
+            # Users are already spared; what led to it must not be judged anew, but written down.
+            look, decision = Looked(world, world.progress), known.decision
+        else:
+            look = await self._looker.look(world, router, view, now)
+            world = look.world
+            decision = self._decide(world, view, now, conflicts)
         applier = Applier(
             client=self._context.client,
             store=self._context.store,
@@ -124,17 +137,46 @@ class Reconciler:
             operator_class=self._context.settings.operator_class,
             now=now,
         )
+        if conflicts:
+            # Nothing was decided, and what is not ours is not touched.
+            await applier.show(decision)
+            return CONFLICT_RETRY
+        if sheds(world.roles, decision.roles):
+            self._unrecorded[key] = Unrecorded(look.committed, decision)
         try:
-            told = await applier.apply(decision, view)
+            async with asyncio.timeout(APPLY_SECONDS):
+                told = await applier.apply(decision, view)
         except NameConflictError as conflict:
             self._conflicts[key] = (str(conflict),)
             return 0.1
+        except (TimeoutError, UnavailableError) as error:
+            if world.progress.rollout is None and world.progress.watch is None:
+                raise
+            # Somebody has traffic to be judged by: looked at again soon, however long this lasts.
+            said = str(error) or f"no answer within {APPLY_SECONDS:g} s"
+            log.warning("%s/%s: what was decided is not written down: %s", *key, said)
+            return UNWRITTEN_RETRY
+        self._unrecorded.pop(key, None)
         report(self._context.metrics, world, decision, view)
-        if conflicts:
-            return CONFLICT_RETRY
         if not told:
             return min(STATUS_RETRY, decision.requeue or STATUS_RETRY)
         return decision.requeue
+
+    def _decide(
+        self, world: World, view: RouterView, now: float, conflicts: tuple[str, ...]
+    ) -> Decision:
+        return decide(
+            inputs_of(
+                world,
+                view,
+                policies=trust_policies(self._context.store),
+                policies_readable=self._context.store.trust_readable,
+                default_image=self._context.settings.runtime_image,
+                url=url_of(world),
+                now=now,
+                conflicts=conflicts,
+            )
+        )
 
     async def _router(self, world: World, ensurer: Ensurer) -> Router:
         settings = self._context.settings

@@ -1,0 +1,171 @@
+"""Who gets traffic when routers restart, the operator is away or the API server hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.integration.loop import Loop, Users, loop_in, rows
+
+from sluice.local import inspect
+from sluice.local.cluster import LocalCluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.load, pytest.mark.timeout(300)]
+
+LONG = {
+    "steps": [{"weight": 30, "minRequests": 50, "minDuration": "1h"}],
+    "watch": {"duration": "1h", "holdback": 10},
+}
+
+
+@pytest.fixture
+def loop(cluster: LocalCluster, namespace: str, kubectl: Callable[..., str]) -> Iterator[Loop]:
+    with loop_in(cluster, namespace, kubectl) as made:
+        yield made
+
+
+@contextmanager
+def hanging(cluster: LocalCluster) -> Iterator[None]:
+    """The API server accepts connections and says nothing."""
+    pid = next(u.pid for u in inspect.usage(cluster) if u.name == "kube-apiserver")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def routers(loop: Loop) -> dict[str, tuple[str, int]]:
+    """Router pods that are ready: name to address and restarts of the container."""
+    found = {}
+    for pod in loop.list("Pod"):
+        status = pod["status"]
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status["conditions"])
+        if pod["metadata"]["labels"].get("sluice.dev/component") == "router" and ready:
+            restarts = status["containerStatuses"][0]["restartCount"]
+            found[pod["metadata"]["name"]] = (status["podIP"], restarts)
+    return found
+
+
+def restart_routers(loop: Loop) -> None:
+    """Kill the process in every router, one after the other; wait until each is ready again."""
+    for name, (address, restarts) in sorted(routers(loop).items()):
+        os.kill(_haproxy(address), signal.SIGKILL)
+        loop.until(
+            lambda n=name, r=restarts: routers(loop).get(n, ("", 0))[1] > r,  # type: ignore[misc]
+            60,
+            f"{name} runs again",
+        )
+
+
+def _haproxy(address: str) -> int:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                mine = f"POD_IP={address}".encode() in (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if mine and b"haproxy.cfg" in command:
+                return int(entry.name)
+    raise AssertionError(f"no router process at {address}")
+
+
+def gets_nothing(users: Users, revision: str, seconds: float) -> None:
+    """The others are served meanwhile."""
+    before, served = users.got(revision), users.ok()
+    time.sleep(seconds)
+    assert users.got(revision) == before, f"{revision} got requests"
+    assert users.ok() > served + 10 * seconds, users.totals()
+
+
+def grows(users: Users, revision: str) -> Callable[[], bool]:
+    """A check: ``revision`` has got requests since now."""
+    before = users.got(revision)
+    return lambda: users.got(revision) > before + 20
+
+
+def test_a_candidate_gets_only_what_it_should(loop: Loop) -> None:
+    loop.package("v1", bias=0.1)
+    # Right as long as nothing is missing.
+    bad = loop.package("bad", bias=0.2, impute=False)
+    loop.start()
+    loop.apply(f"file://{loop.directory}/v1")
+    loop.until(lambda: loop.serves("v1"), 60, "v1 serves")
+    users = loop.users(rows(), rate=100)
+    loop.apply(bad, rollout=LONG)
+    loop.until(lambda: loop.phase() == "Stepping", 60, "the canary begins")
+    candidate = loop.revision("bad")
+    loop.until(grows(users, candidate), 30, "the candidate gets its share")
+
+    loop.kill()
+    restart_routers(loop)
+    gets_nothing(users, candidate, 4)
+    loop.start()
+    loop.until(grows(users, candidate), 30, "the operator restores the share")
+    assert loop.phase() == "Stepping"
+
+    _api_server_hangs(loop, users, candidate)
+    loop.until(
+        lambda: loop.condition("Stalled").get("reason") == "RevisionQuarantined", 60, "recorded"
+    )
+    assert loop.status()["lastRollback"]["from"] == candidate
+
+    loop.kill()
+    restart_routers(loop)
+    gets_nothing(users, candidate, 4)
+    _taken_back_after_promotion(loop, users)
+
+
+def _api_server_hangs(loop: Loop, users: Users, candidate: str) -> None:
+    """A good candidate keeps its share, a bad one loses it, all without an API server."""
+    with hanging(loop.cluster):
+        began = time.monotonic()
+        time.sleep(6)
+        loop.until(grows(users, candidate), 5, "it holds")
+        broken = loop.users(rows(missing=0.34), rate=60)
+        _loses_it(broken, candidate)
+        gets_nothing(users, candidate, max(5.0, began + 20 - time.monotonic()))
+        took = time.monotonic() - began
+        print(f"the API server hung for {took:.0f} s")
+    broken.stop()
+
+
+def _loses_it(users: Users, candidate: str) -> None:
+    """Its share went to 0 within the time that an API server may take to answer once or twice."""
+    end = time.monotonic() + 40
+    seen, since = users.got(candidate), time.monotonic()
+    while time.monotonic() - since < 3:
+        assert time.monotonic() < end, f"{candidate} still gets requests: {users.totals()}"
+        time.sleep(0.3)
+        if users.got(candidate) != seen:
+            seen, since = users.got(candidate), time.monotonic()
+
+
+def _taken_back_after_promotion(loop: Loop, users: Users) -> None:
+    """The same for a revision that was stable, as routers' files knew it."""
+    loop.start()
+    watch = {"duration": "1h", "holdback": 10}
+    loop.apply(
+        loop.package("v3", bias=0.3), rollout={"strategy": "GatesOnly", "steps": None, "watch": watch}
+    )
+    loop.until(lambda: loop.phase() == "Watching", 60, "v3 is promoted and watched")
+    taken = loop.revision("v3")
+    loop.until(grows(users, taken), 20, "v3 serves")
+    loop.kubectl("-n", loop.namespace, "annotate", "mdep/iris", "sluice.dev/abort=now")
+    loop.until(
+        lambda: loop.status().get("lastRollback", {}).get("trafficZeroAt")
+        and loop.status()["lastRollback"]["from"] == taken,
+        20,
+        "v3 is taken back",
+    )
+    time.sleep(2)  # Until the file of stable has reached the pods.
+    loop.kill()
+    restart_routers(loop)
+    gets_nothing(users, taken, 4)
+    users.stop()
