@@ -150,17 +150,17 @@ def _loses_it(users: Users, candidate: str) -> None:
 def _taken_back_after_promotion(loop: Loop, users: Users) -> None:
     """The same for a revision that was stable, as routers' files knew it."""
     loop.start()
-    watch = {"duration": "1h", "holdback": 10}
-    loop.apply(
-        loop.package("v3", bias=0.3), rollout={"strategy": "GatesOnly", "steps": None, "watch": watch}
-    )
+    at_once = {"strategy": "GatesOnly", "steps": None, "watch": LONG["watch"]}
+    loop.apply(loop.package("v3", bias=0.3), rollout=at_once)
     loop.until(lambda: loop.phase() == "Watching", 60, "v3 is promoted and watched")
     taken = loop.revision("v3")
     loop.until(grows(users, taken), 20, "v3 serves")
     loop.kubectl("-n", loop.namespace, "annotate", "mdep/iris", "sluice.dev/abort=now")
     loop.until(
-        lambda: loop.status().get("lastRollback", {}).get("trafficZeroAt")
-        and loop.status()["lastRollback"]["from"] == taken,
+        lambda: (
+            loop.status().get("lastRollback", {}).get("trafficZeroAt")
+            and loop.status()["lastRollback"]["from"] == taken
+        ),
         20,
         "v3 is taken back",
     )
