@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
-from sluice.rollout.judge import CheckResult
+from sluice.rollout.judge import CheckResult, failing_now
 from sluice.rollout.model import Failure
 from sluice.rollout.watch import end, take_back
 
@@ -33,7 +33,7 @@ def guardrail(draft: Draft) -> None:
         scope="Revision" if alarm.type == "Latency" else "Package",
         detected=draft.i.now,
     )
-    suspected = _environment_suspected(alarm)
+    suspected = _environment_suspected(draft, alarm)
     if suspected:
         failure = failure.model_copy(update={"message": f"Both arms fail: {failure.message}"[:512]})
     rollout = draft.rollout
@@ -80,12 +80,8 @@ def _recorded(draft: Draft, revision: str) -> Failure:
     )
 
 
-def _environment_suspected(alarm: CheckResult) -> bool:
-    return (
-        alarm.type == "ErrorRate"
-        and alarm.stable_value is not None
-        and alarm.stable_value >= BOTH_FAIL
-    )
+def _environment_suspected(draft: Draft, alarm: CheckResult) -> bool:
+    return alarm.type == "ErrorRate" and failing_now(draft.progress.judge) >= BOTH_FAIL
 
 
 def back_to_stable(draft: Draft, want: Desired) -> None:

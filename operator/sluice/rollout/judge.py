@@ -32,6 +32,9 @@ VERSION = 1
 NON_FINITE = 3
 """Non-finite scores of the candidate that are a hard fail while stable has none."""
 
+ENOUGH_NOW = 10
+"""Requests of stable in one look that say how it is doing now."""
+
 RECENT = 0.8
 """Decay per look of the recent counts: about the last five looks."""
 
@@ -101,6 +104,7 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "total": _no_sample(),
         "in_step": _no_sample(),
         "recent": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
+        "now": [0, 0, 0, 0],
         "checks": {c.name: guardrails.new(c, starts) for c in plan.checks},
         "pods": {kind: dispersion.new_pods() for kind in EVENT},
         "buckets": dispersion.new_buckets() if plan.sticky else None,
@@ -151,6 +155,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "total": _sampled(state["total"], look),
         "in_step": _sampled(state["in_step"], look),
         "recent": _recent(state["recent"], look),
+        "now": _row(look.stable),
         "checks": checks,
         "pods": {kind: _pods(state["pods"][kind], place, look) for kind, place in EVENT.items()},
         "buckets": buckets,
@@ -190,6 +195,14 @@ def judge(plan: Plan, state: State) -> Judgement:
         excess_bound=needs.bounds.get("ErrorRate") if needs is not None else None,
         detectable=_detectable(state, findings, log_need),
     )
+
+
+def failing_now(state: State) -> float:
+    """Stable's share of model errors in the last look, or of late when that was a small one."""
+    n, _, errors, _ = state.get("now") or (0, 0, 0, 0)
+    if n < ENOUGH_NOW:
+        n, _, errors = state["recent"][0]
+    return float(errors / n) if n else 0.0
 
 
 def _alpha(plan: Plan, state: State) -> tuple[float, int]:
