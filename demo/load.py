@@ -1,7 +1,7 @@
 """A steady stream of users: real rows in their real order, every answer counted by cause.
 
 Runs where the Service can be reached (``sluice local enter``); prints one JSON line a second with
-totals since the start.  ``python -m demo.load URL ROWS.jsonl --rate 200 [--noise-file PATH]``
+totals since the start.  ``python -m demo.load URL ROWS.jsonl [LATER.jsonl] --rate 200 [--noise-file PATH]``
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ MALFORMED = b'{"month": "soon"}'
 class Load:
     """Sends requests on a clock, whatever the answers do (open loop)."""
 
-    def __init__(self, url: str, rows: list[bytes], rate: float, noise: Path | None) -> None:
+    def __init__(
+        self, url: str, rows: list[Path], rate: float, noise: Path | None, later: Path | None
+    ) -> None:
         self._url = url
-        self._rows = itertools.cycle(rows)
+        self._seasons = [itertools.cycle(p.read_bytes().splitlines()) for p in rows]
+        self._later = later
         self._rate = rate
         self._noise = noise
         self._rng = random.Random(2013)
@@ -60,7 +63,8 @@ class Load:
 
     async def _one(self, session: aiohttp.ClientSession) -> None:
         noisy = self._noise is not None and self._rng.random() < 0.1 and self._noise.exists()
-        body = MALFORMED if noisy else next(self._rows)
+        season = -1 if self._later is not None and self._later.exists() else 0
+        body = MALFORMED if noisy else next(self._seasons[season])
         unit = f"user-{self._rng.randrange(UNITS)}"
         headers = {"Content-Type": "application/json", "X-User-Id": unit}
         try:
@@ -102,8 +106,7 @@ def _cause(status: int, noisy: bool, revision: str) -> str:
 
 
 async def _main(options: argparse.Namespace) -> None:
-    rows = Path(options.rows).read_bytes().splitlines()
-    load = Load(options.url, rows, options.rate, options.noise_file)
+    load = Load(options.url, options.rows, options.rate, options.noise_file, options.later_file)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
@@ -115,9 +118,10 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
-    parser.add_argument("rows")
+    parser.add_argument("rows", nargs="+", type=Path, help="JSON lines; the last file is for later")
     parser.add_argument("--rate", type=float, default=200.0, help="requests per second")
     parser.add_argument("--noise-file", type=Path, help="while it exists, 10 %% are malformed")
+    parser.add_argument("--later-file", type=Path, help="once it exists, rows of the last file")
     asyncio.run(_main(parser.parse_args()))
 
 

@@ -76,6 +76,7 @@ class Stage:
         self.began = time.time()
         self.load: subprocess.Popen[bytes] | None = None
         self.noise = WORK / "noise"
+        self.december = WORK / "december"
         self.load_log = WORK / "load.jsonl"
         self.camera: Camera | None = None
 
@@ -84,6 +85,8 @@ class Stage:
     def prepare(self) -> None:
         """Starts the cluster and installs the operator from the chart."""
         WORK.mkdir(parents=True, exist_ok=True)
+        for cue in (self.noise, self.december):
+            cue.unlink(missing_ok=True)
         self.cluster.down(purge=True)
         self.say("A real control plane on this machine")
         print(f"  {self.cluster.up(say=self._progress)}")
@@ -109,8 +112,10 @@ class Stage:
         """A steady stream of real rows."""
         url = f"http://{host}.{NAMESPACE}.svc.cluster.local{path}"
         argv = [
-            sys.executable, "-m", "demo.load", url, str(WORK / "rows.jsonl"),
+            sys.executable, "-m", "demo.load", url,
+            str(WORK / "rows.jsonl"), str(WORK / "december.jsonl"),
             "--rate", str(self.rate), "--noise-file", str(self.noise),
+            "--later-file", str(self.december),
         ]  # fmt: skip
         out = (log or self.load_log).open("wb")
         process = subprocess.Popen(self.cluster.enter(argv), stdout=out, cwd=ROOT)

@@ -171,19 +171,19 @@ class Story:
     def slow_later(self) -> None:
         """v2-slow: degrades only after promotion; the watch brings previous back."""
         stage = self.stage
-        self._chapter("v2-slow has a cache that is fine until it is full")
-        request = stage.run("sluice", "trust", "request", str(WORK / "v2-slow"), "-n", NAMESPACE)
-        print("  $ kubectl apply -f -    # as the administrator, who has read slow_cache.py")
-        stage.kubectl("apply", "-f", "-", stdin=request)
+        self._chapter("v2-slow has a correction for December that nobody has timed; it is November")
         self._apply("v2-slow", watch=LONG_WATCH)
         self._until("v2-slow is promoted", lambda s: self._stable(s, "v2-slow"), 240)
         pods = self._pod_names()
         before = self._rollbacks()
+        december = time.time()
+        stage.december.touch()
+        stage.note("December begins")
         self._until("the watch takes it back", lambda s: self._rolled_back(s, before), 150)
         self._until("nobody is sent there", lambda s: self._zero(s), 20)
         self._verdict("v2-slow", "Failed", condition(stage.status(), "Stalled")["message"])
         self.told.watch_rollback = {
-            **self._reaction("v2-slow", of="watch"),
+            **self._reaction("v2-slow", december),
             "pods_started": len(self._pod_names() - pods),
         }
 
@@ -284,13 +284,12 @@ class Story:
             "reason": reason,
         }
 
-    def _reaction(self, name: str, of: str = "errors") -> dict[str, float]:
+    def _reaction(self, name: str, since: float | None = None) -> dict[str, float]:
+        """Seconds from the 20th failing request (or ``since``) to the verdict, and to weight 0."""
         last = self.stage.status()["lastRollback"]
         detected, zero = seconds_of(last["detectedAt"]), seconds_of(last["trafficZeroAt"])
-        if of == "errors":
-            began = self.stage.totals()["twentieth"].get(self._revision(name), detected)
-        else:
-            began = self.stage.totals().get("slowSince", {}).get(self._revision(name), detected)
+        twentieth = self.stage.totals()["twentieth"].get(self._revision(name), detected)
+        began = twentieth if since is None else since
         return {
             "detect_seconds": round(max(0.0, detected - began), 2),
             "zero_seconds": round(max(0.0, zero - detected), 2),
