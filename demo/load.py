@@ -1,7 +1,7 @@
 """A steady stream of users: real rows in their real order, every answer counted by cause.
 
 Runs where the Service can be reached (``sluice local enter``); prints one JSON line a second with
-totals since the start.  ``python -m demo.load URL ROWS.jsonl [LATER.jsonl] --rate 200 [--noise-file PATH]``
+totals since the start.  ``python -m demo.load URL ROWS.jsonl [LATER.jsonl] --rate 200``
 """
 
 from __future__ import annotations

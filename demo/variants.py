@@ -24,7 +24,7 @@ import sluice
 
 PLAN = ["month", "hour", "distance", "temp", "humid", "wind_speed", "precip", "pressure", "visib"]
 TRAINED, HELD = 200_000, 230_000
-SIZE = 768
+SIZE = 1024
 LIVE = slice(280_000, 320_000)
 """November and December: every tenth to sixth hour has no pressure reading."""
 
