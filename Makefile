@@ -40,15 +40,17 @@ check: venv ## Lint, format, types, layers, dependencies, generated files
 	@$(BIN)/python -m sluice.api.crd --check crds charts/sluice/files/crds
 	@$(BIN)/python -m sluice.api.reference --check docs/api.md
 	@$(BIN)/python -m tests.tools.manifests --check
+	@$(BIN)/python -m tests.tools.states --check
 	@test ! -e operator/__init__.py || { echo "operator/__init__.py shadows the standard library; remove it"; exit 1; }
 
-bench: binaries ## Print the table of targets with what is measured here
-	@$(BIN)/python -m tests.bench
+bench: binaries ## Print the table of targets with what is measured here (QUICK=1; ONLY=stats,router)
+	@PYTHONPATH=operator:. $(BIN)/python -m tests.bench $(if $(QUICK),--quick,) $(if $(ONLY),--only $(ONLY),)
 
-crds: venv ## Write crds/, the chart's copy, docs/api.md and manifests/base from their sources
+crds: venv ## Write crds/, the chart's copy, docs/api.md, the diagram and manifests/base from their sources
 	@$(BIN)/python -m sluice.api.crd crds charts/sluice/files/crds
 	@$(BIN)/python -m sluice.api.reference docs/api.md
 	@$(BIN)/python -m tests.tools.manifests
+	@$(BIN)/python -m tests.tools.states
 
 lock: venv ## Pin every dependency with hashes
 	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --group test --group check --group demo --group build \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.worlds.rollout import SimWorld, spec_for
 from tests.worlds.stories import rollout, serving, state, until, watching
 
 from sluice.api.status import GateStatus
@@ -37,8 +38,6 @@ def test_a_failed_gate_quarantines_what_caused_it(gate: str, scope: str) -> None
 
 
 def test_the_first_revision_is_gated_too() -> None:
-    from tests.worlds.rollout import SimWorld, spec_for
-
     world = SimWorld(spec_for("a"))
     world.gate_report = report("smoke")
     world.run(20)
