@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.tools.packages import linear_package
 
 from sluice.errors import SluiceError
 from sluice.jobs.fetch import Limits, fetch, resolve
 from sluice.package.load import open_package
-from tests.tools.packages import linear_package
 
 FILES = ("sluice.json", "model.onnx", "golden.json")
 QUICK = Limits(attempts=1)

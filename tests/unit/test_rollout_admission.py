@@ -6,6 +6,7 @@ from tests.worlds.rollout import SimWorld, digest_of, spec_for
 from tests.worlds.stories import serving, state, stepping, until, watching
 
 from sluice.api.trustpolicy import TrustPolicySpec
+from sluice.rollout.keep import FILE_LAG
 from sluice.rollout.model import ResolveView
 
 
@@ -90,8 +91,11 @@ def test_the_spec_at_stable_is_fine_although_its_package_failed_in_another_revis
 def test_a_revision_that_was_promoted_before_only_has_to_be_ready() -> None:
     world = watching()
     until(world, "Idle")
+    world.run(FILE_LAG + 10)
+    assert world.revision_of("a") not in world.wanted, "its pods are gone"
     world.ask_for("a")
     until(world, "Watching", 12)
+    assert world.wanted[world.revision_of("a") or ""] == 2
     assert world.roles.stable == world.revision_of("a")
     assert world.roles.previous == world.revision_of("b")
 

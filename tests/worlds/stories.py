@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sluice.rollout.states import State, state_of
 from tests.worlds.rollout import BASE, SimWorld, digest_of, spec_for
+
+from sluice.rollout.states import State, state_of
 
 
 def serving(**blocks: Any) -> SimWorld:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sluice.rollout.capacity import comparable
 from sluice.rollout.draft import Draft
 from sluice.rollout.model import SLOTS
-from sluice.rollout.plan import Plan
+from sluice.rollout.provision import steps_of
 
 FILE_LAG = 75.0
 """Seconds until a mounted ConfigMap has certainly reached every router pod."""
@@ -37,11 +37,9 @@ def _candidate_replicas(draft: Draft, replicas: int) -> int:
     assert rollout is not None
     if rollout.phase == "RollingBack":
         return max(draft.pods(rollout.revision).wanted, 0)
-    if rollout.phase == "Promoting" or draft.roles.stable is None or not rollout.plan:
+    plan = steps_of(draft) if rollout.phase != "Promoting" else None
+    if plan is None:
         return replicas
-    if draft.i.spec.rollout.strategy == "GatesOnly":
-        return replicas
-    plan = Plan.from_json(rollout.plan)
     present = comparable(replicas, plan.steps[rollout.step].weight)
     return max(present, draft.pods(rollout.revision).wanted)
 
