@@ -46,7 +46,9 @@ def routers(loop: Loop) -> dict[str, tuple[str, int]]:
     for pod in loop.list("Pod"):
         status = pod["status"]
         ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status["conditions"])
-        if pod["metadata"]["labels"].get("sluice.dev/component") == "router" and ready:
+        going = "deletionTimestamp" in pod["metadata"]
+        router = pod["metadata"]["labels"].get("sluice.dev/component") == "router"
+        if router and ready and not going:
             restarts = status["containerStatuses"][0]["restartCount"]
             found[pod["metadata"]["name"]] = (status["podIP"], restarts)
     return found
@@ -147,6 +149,11 @@ def _loses_it(users: Users, candidate: str) -> None:
             seen, since = users.got(candidate), time.monotonic()
 
 
+def _zero(loop: Loop, revision: str) -> bool:
+    last = loop.status().get("lastRollback", {})
+    return last.get("from") == revision and bool(last.get("trafficZeroAt"))
+
+
 def _taken_back_after_promotion(loop: Loop, users: Users) -> None:
     """The same for a revision that was stable, as routers' files knew it."""
     loop.start()
@@ -155,15 +162,13 @@ def _taken_back_after_promotion(loop: Loop, users: Users) -> None:
     loop.until(lambda: loop.phase() == "Watching", 60, "v3 is promoted and watched")
     taken = loop.revision("v3")
     loop.until(grows(users, taken), 20, "v3 serves")
+    deaf, (address, _) = sorted(routers(loop).items())[0]
+    os.kill(_haproxy(address), signal.SIGSTOP)
     loop.kubectl("-n", loop.namespace, "annotate", "mdep/iris", "sluice.dev/abort=now")
-    loop.until(
-        lambda: (
-            loop.status().get("lastRollback", {}).get("trafficZeroAt")
-            and loop.status()["lastRollback"]["from"] == taken
-        ),
-        20,
-        "v3 is taken back",
-    )
+    loop.until(lambda: _zero(loop, taken), 40, "v3 is taken back, the deaf router is replaced")
+    pods = {p["metadata"]["name"]: p["metadata"] for p in loop.list("Pod")}
+    assert "deletionTimestamp" in pods.get(deaf, {"deletionTimestamp": "gone"})
+    loop.until(lambda: len(set(routers(loop)) - {deaf}) == 2, 30, "there are two routers again")
     time.sleep(2)  # Until the file of stable has reached the pods.
     loop.kill()
     restart_routers(loop)

@@ -275,18 +275,19 @@ class Applier:
         One at a time, and only while nothing else about the routers moves.
         """
         since = unconfirmed_since(decision.progress)
-        if since is None or self.now - since < CONFIRM_SECONDS or self.router.restless():
+        if since is None or self.now - since < CONFIRM_SECONDS:
             return
-        for pod in self.router.deaf(decision.roles)[:1]:
-            name = pod["metadata"]["name"]
-            self.events.emit(
-                self.world.mdep,
-                "RouterReplaced",
-                f"Router pod {name} did not confirm the rollback within {CONFIRM_SECONDS:g} s.",
-                kind="Warning",
-                action="RouterReplaced",
-            )
-            await self.ensurer.remove("Pod", pod)
+        pod = self.router.replaceable(decision.roles, self.now - CONFIRM_SECONDS)
+        if pod is None:
+            return
+        said = (
+            f"Router pod {pod['metadata']['name']} did not confirm the rollback within "
+            f"{CONFIRM_SECONDS:g} s."
+        )
+        self.events.emit(
+            self.world.mdep, "RouterReplaced", said, kind="Warning", action="RouterReplaced"
+        )
+        await self.ensurer.remove("Pod", pod)
 
     # Pods, status
 

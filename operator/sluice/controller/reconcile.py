@@ -39,16 +39,17 @@ CONFLICT_RETRY = 30.0
 STATUS_RETRY = 5.0
 LONGEST_WAIT = 86400.0
 UNWRITTEN_RETRY = 1.0
-APPLY_SECONDS = 5.0
+APPLY_SECONDS = 8.0
 """An API server that hangs must not keep us from looking at users again."""
 REMEMBERED_ROUTERS = 10_000
 
 
 @dataclass(frozen=True)
 class Unrecorded:
-    """A decision that routers follow already and that may not be written down yet.
+    """A decision that routers follow already and that we have not seen written down yet.
 
-    Only kept from one attempt to the next: a process that dies in between decides anew.
+    It is repeated until the cache shows something newer than ``base``: from the old state nobody's
+    traffic must be given back.  A process that dies in between decides anew.
     """
 
     base: Progress
@@ -156,7 +157,6 @@ class Reconciler:
             said = str(error) or f"no answer within {APPLY_SECONDS:g} s"
             log.warning("%s/%s: what was decided is not written down: %s", *key, said)
             return UNWRITTEN_RETRY
-        self._unrecorded.pop(key, None)
         report(self._context.metrics, world, decision, view)
         if not told:
             return min(STATUS_RETRY, decision.requeue or STATUS_RETRY)

@@ -139,8 +139,11 @@ class Router:
         return bool(self.observation.errors)
 
     async def follow(self, roles: Roles) -> str:
-        """Makes every router that answers do what ``roles`` say; returns what went wrong."""
-        pods = self.pods()
+        """Makes every router that answers do what ``roles`` say; returns what went wrong.
+
+        One that did not answer a moment ago is not waited for again; it follows when it answers.
+        """
+        pods = [p for p in self.pods() if p.uid not in self.observation.errors]
         if not pods:
             return "No router pod runs yet."
         problems = []
@@ -184,11 +187,11 @@ class Router:
             if p["metadata"]["uid"] in asked and p["metadata"]["uid"] not in heard
         ]
 
-    def restless(self) -> bool:
-        """Whether some router pod starts or ends: not the time to take another one away."""
-        return any(
-            "deletionTimestamp" in p["metadata"] or not is_ready(p) for p in self.world.router_pods
-        )
+    def replaceable(self, roles: Roles, before: float) -> Obj | None:
+        """A deaf router that has run since ``before``, while no other one starts or ends."""
+        deaf = [p for p in self.deaf(roles) if (started_at(p) or before) < before]
+        rest = [p for p in self.world.router_pods if p not in deaf]
+        return deaf[0] if deaf and all(map(is_ready, rest)) else None
 
     def _wrong(self, slot: str, revision: str) -> bool:
         target = self._target(revision)

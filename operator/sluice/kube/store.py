@@ -25,7 +25,8 @@ Key = tuple[str, str]
 _Ref = tuple[str, str, str]
 """(kind, namespace, name)"""
 
-EXPECTATION_SECONDS = 60.0
+EXPECTATION_SECONDS = 10.0
+"""How long own writes are waited for: a feed that hangs must not stop us from judging."""
 _TOMBSTONES = 4096
 
 _ASKING = ("uid", "generation", "labels", "annotations", "deletionTimestamp")
@@ -340,7 +341,7 @@ class Store:
     def caught_up(self, key: Key) -> bool:
         """Whether the cache has seen everything that this process wrote for ``key``.
 
-        A write that the feed has not shown after a minute is no longer waited for: the object may
+        A write that the feed has not shown by then is no longer waited for: the object may
         have lost the label that the feed selects by.
         """
         waiting = self._expected.get(key)

@@ -1,0 +1,95 @@
+"""When less traffic goes first, since when routers owe us a rollback, whose credentials fetch."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.controller_world import OWNER
+
+from sluice.api.modeldeployment import Serving, Validation
+from sluice.api.status import LastRollback
+from sluice.controller.apply import secret_of, sheds, unconfirmed_since
+from sluice.controller.looks import _said
+from sluice.evidence.snapshot import Reading
+from sluice.objects.common import Obj
+from sluice.objects.jobs import gates_job
+from sluice.objects.revision import pod_template
+from sluice.rollout.model import Failure, Progress, Roles, RolloutProgress
+from sluice.stats.look import ArmLook, Look
+
+BASE = Roles(stable="old", candidate="new", weight=20)
+WATCH = Roles(stable="new", previous="old", holdback=10)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (BASE, BASE.model_copy(update={"weight": 0}), True),
+        (BASE, BASE.model_copy(update={"weight": 50}), False),
+        (BASE, BASE, False),
+        (BASE, Roles(stable="new", previous="old", holdback=10), False),
+        (WATCH, Roles(stable="old"), True),
+        (WATCH, Roles(stable="new"), False),
+    ],
+)
+def test_only_taking_back_goes_to_routers_first(
+    before: Roles, after: Roles, expected: bool
+) -> None:
+    assert sheds(before, after) is expected
+
+
+def test_since_when_routers_owe_a_confirmation() -> None:
+    at = "2026-01-01T00:00:00.500Z"
+    owed = LastRollback(from_="new", to="old", check="errors", reason="bad", detected_at=at)
+    assert unconfirmed_since(Progress()) is None
+    assert unconfirmed_since(Progress(last_rollback=owed)) == 1767225600.5
+    settled = owed.model_copy(update={"traffic_zero_at": at})
+    assert unconfirmed_since(Progress(last_rollback=settled)) is None
+    failure = Failure(check="both", reason="Withdrawn", message="m", detected=7.0)
+    going = RolloutProgress(
+        id="1", source="s", revision="new", phase="RollingBack", failure=failure, withdrawn=True
+    )
+    assert unconfirmed_since(Progress(last_rollback=settled, rollout=going)) == 7.0
+
+
+def recorded(secret: str | None) -> Obj:
+    template = pod_template(
+        name="iris",
+        namespace="shop",
+        revision="abc",
+        uri="s3://models/iris",
+        secret=secret,
+        digest="sha256:" + "0" * 64,
+        allow_code=False,
+        image="sluice",
+        serving=Serving(),
+    )
+    return {"spec": {"podTemplate": template}}
+
+
+def test_each_revision_is_fetched_with_the_secret_that_it_was_recorded_with() -> None:
+    old, new = secret_of(recorded("s3-old")), secret_of(recorded("s3-new"))
+    assert (old, new) == ("s3-old", "s3-new")
+    assert secret_of(recorded(None)) is None
+    assert secret_of(None) is None
+    job = gates_job(
+        OWNER,
+        "abc",
+        image="sluice",
+        candidate=("s3://models/iris", "sha256:" + "0" * 64, new),
+        stable=("s3://models/iris", "sha256:" + "1" * 64, old),
+        validation=Validation(),
+        allow_code=False,
+    )
+    inits = job["spec"]["template"]["spec"]["initContainers"]
+    secrets = {c["name"]: c["envFrom"][0]["secretRef"]["name"] for c in inits}
+    assert secrets == {"candidate": "s3-new", "stable": "s3-old"}
+
+
+def test_what_is_said_of_a_look() -> None:
+    good = Look(1, 1.0, 20, ArmLook(n=8), ArmLook(n=2))
+    assert _said(Reading(good, {}, "")) == ""
+    empty = Look(1, 1.0, 20, ArmLook(n=8), ArmLook())
+    assert "no request" in _said(Reading(empty, {}, ""))
+    partial = _said(Reading(good, {}, "Pod p does not answer."))
+    assert partial.startswith("Pod p does not answer.")
+    assert "nothing is promoted" in partial
