@@ -38,6 +38,7 @@ class Load:
         self._rng = random.Random(2013)
         self.causes: Counter[str] = Counter()
         self.by_revision: dict[str, Counter[str]] = {}
+        self.first: dict[str, float] = {}
         self.twentieth: dict[str, float] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -82,14 +83,17 @@ class Load:
         counts = self.by_revision.setdefault(revision, Counter())
         counts[cause] += 1
         failed = sum(n for c, n in counts.items() if c.startswith("model"))
-        if failed == 20 and revision not in self.twentieth:
-            self.twentieth[revision] = time.time()
+        if failed == 1:
+            self.first.setdefault(revision, time.time())
+        if failed == 20:
+            self.twentieth.setdefault(revision, time.time())
 
     def _report(self) -> None:
         line = {
             "at": time.time(),
             "causes": self.causes,
             "byRevision": self.by_revision,
+            "first": self.first,
             "twentieth": self.twentieth,
         }
         sys.stdout.write(json.dumps(line) + "\n")

@@ -26,6 +26,9 @@ WIDTH, HEIGHT = 1000, 180
 def write_json(stage: Stage, told: Told) -> dict[str, Any]:
     """The machine-readable result."""
     causes = stage.totals().get("causes", {})
+    for name, verdict in told.verdicts.items():
+        if name != "v4-again":  # Its package is v4's; only what came after the refusal counts.
+            verdict["requests"] = told.received(name, stage.totals())
     result = {
         "revisions": told.verdicts,
         "requests": {
@@ -68,7 +71,8 @@ def summary(stage: Stage, told: Told, result: dict[str, Any], *, keep: bool) -> 
     requests, rollback = result["requests"], told.rollback
     print(f"\n  {requests['total']:,} requests: {requests['failed_by_routing']} failed by routing, "
           f"{requests['failed_by_model']} by a model before it was taken back")  # fmt: skip
-    print(f"  v4: taken back {rollback['detect_seconds']} s after its 20th failure, "
+    print(f"  v4: taken back {rollback['detect_seconds']} s after its "
+          f"{'20th' if rollback['failures'] >= 20 else 'first'} failure, "
           f"weight 0 seen {rollback['zero_seconds']} s later")  # fmt: skip
     print(f"  v2-slow: taken back inside its watch, {told.watch_rollback['pods_started']} pods "
           "started for it")  # fmt: skip
@@ -245,7 +249,7 @@ def _table(told: Told) -> str:
 def _svg(inner: str, span: tuple[float, float]) -> str:
     ticks = "".join(
         f'<text x="{_x(span[0] + s, span)}" y="{HEIGHT + 14}">{s} s</text>'
-        for s in range(0, int(span[1] - span[0]), 60)
+        for s in range(0, int(span[1] - span[0]) - 10, 60)
     )
     return f'<svg viewBox="0 -4 {WIDTH} {HEIGHT + 22}">{inner}{ticks}</svg>'
 

@@ -44,6 +44,12 @@ class Told:
     watch_rollback: dict[str, float] = field(default_factory=dict)
     counterfactual: dict[str, Any] = field(default_factory=dict)
     noise_requests: int = 0
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    def received(self, name: str, totals: dict[str, Any]) -> int:
+        """User requests that the revision of a variant answered."""
+        counts = totals.get("byRevision", {}).get(self.hashes.get(name, ""), {})
+        return int(sum(counts.values()))
 
 
 class Story:
@@ -274,8 +280,8 @@ class Story:
         return ""
 
     def _received(self, name: str) -> int:
-        counts = self.stage.totals().get("byRevision", {}).get(self._revision(name), {})
-        return int(sum(counts.values()))
+        self.told.hashes[name] = self._revision(name)
+        return self.told.received(name, self.stage.totals())
 
     def _verdict(self, name: str, verdict: str, reason: str) -> None:
         self.told.verdicts[name] = {
@@ -285,12 +291,19 @@ class Story:
         }
 
     def _reaction(self, name: str, since: float | None = None) -> dict[str, float]:
-        """Seconds from the 20th failing request (or ``since``) to the verdict, and to weight 0."""
+        """Seconds from the 20th failing request to the verdict, and from there to weight 0.
+
+        A verdict that came earlier is counted from the first failing request; ``since`` replaces
+        both.
+        """
         last = self.stage.status()["lastRollback"]
         detected, zero = seconds_of(last["detectedAt"]), seconds_of(last["trafficZeroAt"])
-        twentieth = self.stage.totals()["twentieth"].get(self._revision(name), detected)
-        began = twentieth if since is None else since
+        totals, revision = self.stage.totals(), self._revision(name)
+        first = totals["first"].get(revision, detected)
+        began = totals["twentieth"].get(revision, first) if since is None else since
+        counts = totals["byRevision"].get(revision, {})
         return {
+            "failures": sum(n for c, n in counts.items() if c.startswith("model")),
             "detect_seconds": round(max(0.0, detected - began), 2),
             "zero_seconds": round(max(0.0, zero - detected), 2),
         }

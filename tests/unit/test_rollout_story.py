@@ -46,6 +46,8 @@ def test_a_bad_candidate_is_rolled_back_and_quarantined() -> None:
     assert world.progress.last_rollback is not None
     assert world.progress.last_rollback.traffic_zero_at
     assert "retry" in world.condition("Stalled").message
+    shown = {c["name"]: c for c in world.status["checks"]}
+    assert shown["errors"]["verdict"] == "Fail", "what took it back stays in view"
     assert b not in world.wanted
 
 

@@ -188,6 +188,7 @@ def _start(draft: Draft, want: Desired) -> None:
     draft.set_progress(
         event="its gates have passed before" if gated else "the package is known",
         outcome=None,
+        last_checks=[],
         rollout=RolloutProgress(
             id=short_hash([draft.i.namespace, draft.i.name, want.revision, since]),
             source=want.source,

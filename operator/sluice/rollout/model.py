@@ -14,7 +14,7 @@ from pydantic import Field
 from sluice.api.base import Block
 from sluice.api.modeldeployment import ModelDeploymentSpec
 from sluice.api.modelrevision import PackageInfo, Verdict
-from sluice.api.status import Condition, GateStatus, LastCommand, LastRollback
+from sluice.api.status import CheckStatus, Condition, GateStatus, LastCommand, LastRollback
 from sluice.api.trustpolicy import TrustPolicySpec
 
 SLOTS = ("a", "b", "c")
@@ -127,6 +127,7 @@ class Progress(Block):
     executed: dict[str, str] = Field(default_factory=dict)
     last_command: LastCommand | None = None
     last_rollback: LastRollback | None = None
+    last_checks: list[CheckStatus] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from sluice.api.meta import LABEL_COMPONENT, LABEL_DEPLOYMENT, LABEL_REVISION
 from sluice.api.status import (
-    ArmValue,
-    CheckStatus,
     Condition,
     ModelDeploymentStatus,
     RevisionSummary,
@@ -15,6 +13,7 @@ from sluice.api.status import (
     StepStatus,
     Weight,
 )
+from sluice.rollout.checks import shown_checks
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
 from sluice.rollout.model import Outcome
@@ -49,7 +48,7 @@ def project(draft: Draft, want: Desired) -> dict[str, Any]:
         step=_step(draft),
         worst_check=verdict.worst if verdict else "",
         worst_evidence=f"{verdict.evidence_percent:.0f}%" if verdict else "",
-        checks=[_check(c) for c in verdict.checks] if verdict else [],
+        checks=shown_checks(verdict) if verdict else list(draft.progress.last_checks),
         gates=list(draft.rollout.gates) if draft.rollout else [],
         revisions=_history(draft),
         last_command=draft.progress.last_command,
@@ -111,21 +110,6 @@ def _step(draft: Draft) -> StepStatus | None:
         summary=draft.waiting or rollout.phase,
         since=rfc3339(rollout.since),
         estimated_seconds=int(draft.eta) if draft.eta is not None else None,
-    )
-
-
-def _check(check: Any) -> CheckStatus:
-    return CheckStatus(
-        name=check.name,
-        verdict=check.verdict,
-        stable=ArmValue(count=check.stable_n, value=check.stable_value),
-        candidate=ArmValue(count=check.candidate_n, value=check.candidate_value),
-        effect=check.effect,
-        low=check.low,
-        high=check.high,
-        margin=check.margin,
-        log10_evidence=check.log10_evidence,
-        message=check.message[:512],
     )
 
 
