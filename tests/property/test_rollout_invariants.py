@@ -195,6 +195,16 @@ class Rollouts(RuleBasedStateMachine):
     def _unsettle(self) -> None:
         self.settled = False
 
+    @rule()
+    def standing_still_comes_to_rest(self) -> None:
+        """Without time or news, decisions reach a fixpoint: no write without change."""
+        self._unsettle()
+        for _ in range(12):
+            self.world.reconcile()
+        before = self.world.writes
+        self.world.reconcile()
+        assert self.world.writes == before, self.world.notes[-4:]
+
     # What always holds
 
     @invariant()
