@@ -1,7 +1,4 @@
-"""What `sluice local` costs: `PYTHONPATH=operator:. python tests/bench/bench_local.py`.
-
-Start, idle CPU and memory of every component, pod creation to Ready, and a Deployment of 100.
-"""
+"""What `sluice local` costs: `make bench ONLY=local`."""
 
 from __future__ import annotations
 
@@ -11,12 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.bench.rows import Row, at_most
 from tests.integration.conftest import kubectl_for
 
 from sluice.local import inspect
 from sluice.local.cluster import LocalCluster
 
-IDLE_SECONDS = 60
 PODS = 10
 
 
@@ -37,44 +34,37 @@ def _seconds_to_ready(cluster: LocalCluster, name: str) -> float:
         time.sleep(0.005)
 
 
-def measure(cluster: LocalCluster) -> None:
-    """Print the table."""
-    begin = time.monotonic()
-    cluster.up()
-    print(f"up, cold: {time.monotonic() - begin:.1f} s")
-    time.sleep(20)  # the start's own aftermath
-    before = {u.name: u for u in inspect.usage(cluster)}
-    time.sleep(IDLE_SECONDS)
-    after = {u.name: u for u in inspect.usage(cluster)}
-    print(f"{'idle':26}{'% of a core':>12}{'MiB':>7}")
-    shares = {n: (u.cpu_seconds - before[n].cpu_seconds) / IDLE_SECONDS for n, u in after.items()}
-    for name, used in after.items():
-        print(f"{name:26}{100 * shares[name]:>12.2f}{used.memory >> 20:>7}")
-    memory = sum(u.memory for u in after.values())
-    print(f"{'together':26}{100 * sum(shares.values()):>12.2f}{memory >> 20:>7}")
-    times = [_seconds_to_ready(cluster, f"p{i}") for i in range(PODS)]
-    print(f"kubectl create returned to Ready: median {1000 * statistics.median(times):.0f} ms")
-    kubectl = kubectl_for(cluster)
-    kubectl("create", "deployment", "many", "--image=busybox", "--replicas=0", "--", "sleep", "999")
-    node = {u.name: u.cpu_seconds for u in inspect.usage(cluster)}["node"]
-    begin = time.monotonic()
-    kubectl("scale", "deployment", "many", "--replicas=100")
-    kubectl("rollout", "status", "deployment", "many", timeout=300)
-    spent = {u.name: u.cpu_seconds for u in inspect.usage(cluster)}["node"] - node
-    took = time.monotonic() - begin
-    print(f"a Deployment scaled to 100: {took:.1f} s, node CPU {10 * spent:.1f} ms a pod")
-    begin = time.monotonic()
-    cluster.down()
-    print(f"down: {time.monotonic() - begin:.1f} s")
-    begin = time.monotonic()
-    cluster.up()
-    print(f"up again, data of 100 pods: {time.monotonic() - begin:.1f} s")
-
-
-if __name__ == "__main__":
+def run(quick: bool) -> list[Row]:
+    """Start, idleness, pods."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as directory:
-        own = LocalCluster(Path(directory) / "cluster", "bench")
+        cluster = LocalCluster(Path(directory) / "cluster", "bench")
         try:
-            measure(own)
+            return [*_start_and_idle(cluster, 15 if quick else 60), _pods(cluster, quick)]
         finally:
-            own.down(purge=True)
+            cluster.down(purge=True)
+
+
+def _start_and_idle(cluster: LocalCluster, seconds: int) -> list[Row]:
+    begin = time.monotonic()
+    cluster.up()
+    started = time.monotonic() - begin
+    time.sleep(10 if seconds < 60 else 20)  # the start's own aftermath
+    before = {u.name: u for u in inspect.usage(cluster)}
+    time.sleep(seconds)
+    after = {u.name: u for u in inspect.usage(cluster)}
+    spent = {n: u.cpu_seconds - before[n].cpu_seconds for n, u in after.items()}
+    share = 100 * sum(spent.values()) / seconds
+    most = max(spent, key=lambda n: spent[n])
+    said = f"{share:.1f} % of a core, {share * 0.6:.1f} CPU s a minute (most: {most})"
+    memory = sum(u.memory for u in after.values()) / 1e9
+    return [
+        at_most("sluice local: up, cold", "4 s", 4.0, started, f"{started:.1f} s"),
+        at_most("sluice local, idle: CPU", "<= 4 % of a core", 4.0, share, said),
+        at_most("sluice local, idle: memory", "0.6 GB", 0.6, memory, f"{memory:.2f} GB"),
+    ]
+
+
+def _pods(cluster: LocalCluster, quick: bool) -> Row:
+    times = [_seconds_to_ready(cluster, f"p{i}") for i in range(3 if quick else PODS)]
+    said = f"median {1000 * statistics.median(times):.0f} ms"
+    return Row("sluice local: kubectl create to a pod that is Ready", "", said)

@@ -1,12 +1,12 @@
-"""What a look costs: `PYTHONPATH=operator:. python tests/bench/bench_stats.py`."""
+"""What a look costs the statistics: `make bench ONLY=stats`."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 
 import numpy as np
+from tests.bench.rows import Row, at_most
 from tests.unit.looks import Behaviour, look, plan_of
 
 from sluice.rollout import judge as judging
@@ -20,7 +20,8 @@ def cpu_ms(work: Callable[[], object], times: int = 200) -> float:
     return 1000.0 * (time.process_time() - begun) / times
 
 
-def main() -> None:
+def run(quick: bool) -> list[Row]:
+    """A decision at ordinary and at absurd counts, three guardrails and a shift check."""
     plan = plan_of()
     rng = np.random.default_rng(0)
     how = Behaviour(errors=0.005, client_errors=0.02, scores=(0.05,) * 20)
@@ -29,7 +30,20 @@ def main() -> None:
         seen = look(rng, number, weight=50, stable=how, candidate=how, seconds=10.0)
         state = judging.absorb(plan, state, seen)
     usual = look(rng, 1000, weight=50, stable=how, candidate=how, seconds=10.0)
-    huge_arm = ArmLook(
+    huge = Look(1000, 10.0, 50, _huge_arm(), _huge_arm())
+    rows = []
+    for name, seen in (("1,000 requests a look", usual), ("10^9 requests a look", huge)):
+        after = judging.absorb(plan, state, seen)
+        times = 50 if quick else 200
+        absorbed = cpu_ms(lambda seen=seen: judging.absorb(plan, state, seen), times)  # type: ignore[misc]
+        judged = cpu_ms(lambda after=after: judging.judge(plan, after), times)  # type: ignore[misc]
+        said = f"{absorbed + judged:.2f} ms ({len(plan.checks)} checks)"
+        rows.append(at_most(f"decision, {name}", "<= 2 ms", 2.0, absorbed + judged, said))
+    return rows
+
+
+def _huge_arm() -> ArmLook:
+    return ArmLook(
         n=10**9,
         client_errors=10**7,
         model_errors=10**6,
@@ -38,17 +52,3 @@ def main() -> None:
         score_reference=(10**6,) * 20,
         load_per_pod=1e8,
     )
-    huge = Look(1000, 10.0, 50, huge_arm, huge_arm)
-    for name, seen in (("1,000 requests", usual), ("10^9 requests", huge)):
-        after = judging.absorb(plan, state, seen)
-        absorbed = cpu_ms(lambda seen=seen: judging.absorb(plan, state, seen))  # type: ignore[misc]
-        judged = cpu_ms(lambda after=after: judging.judge(plan, after))  # type: ignore[misc]
-        size = len(json.dumps(after)) / 1024
-        print(
-            f"look of {name}: absorb {absorbed:.2f} ms, judge {judged:.2f} ms CPU "
-            f"({len(plan.checks)} checks), state {size:.0f} kB"
-        )
-
-
-if __name__ == "__main__":
-    main()
