@@ -1,4 +1,4 @@
-"""Checks as people read them.  Called by status, and by interrupts to keep what took a revision back."""
+"""Checks as people read them.  Called by status, and by interrupts for what is taken back."""
 
 from __future__ import annotations
 

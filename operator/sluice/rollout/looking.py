@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sluice.rollout import judge as judging
 from sluice.rollout.model import Progress, Roles, RouterView
@@ -31,15 +32,18 @@ def arms(progress: Progress, roles: Roles, view: RouterView) -> Arms | None:
     if rollout is not None and rollout.phase in ("Stepping", "Promoting"):
         settled = view.weight_low == view.weight_high == roles.weight > 0
         if settled and roles.stable and roles.candidate == rollout.revision and rollout.revision:
-            return Arms(roles.stable, rollout.revision, roles.weight, Plan.from_json(rollout.plan))
+            return _arms(roles.stable, rollout.revision, roles.weight, rollout.plan)
         return None
     if watch is not None and roles.previous is not None and roles.holdback > 0:
         settled = view.holdback_low == view.holdback_high == roles.holdback
         if settled and view.stable == roles.stable == watch.revision:
-            return Arms(
-                roles.previous, watch.revision, 100 - roles.holdback, Plan.from_json(watch.plan)
-            )
+            return _arms(roles.previous, watch.revision, 100 - roles.holdback, watch.plan)
     return None
+
+
+def _arms(stable: str, candidate: str, weight: int, written: dict[str, Any]) -> Arms | None:
+    plan = Plan.read(written)
+    return None if plan is None else Arms(stable, candidate, weight, plan)
 
 
 def due(progress: Progress, interval: float, now: float) -> bool:

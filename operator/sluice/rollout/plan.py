@@ -110,6 +110,14 @@ class Plan:
             }
         )
 
+    @classmethod
+    def read(cls, data: dict[str, Any]) -> Plan | None:
+        """The plan again; None when another version of the operator wrote it."""
+        try:
+            return cls.from_json(data)
+        except (ValueError, TypeError, KeyError):
+            return None
+
 
 def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
     """The plan that ``spec`` stands for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from sluice.api.duration import human
 from sluice.api.meta import LABEL_COMPONENT, LABEL_DEPLOYMENT, LABEL_REVISION
 from sluice.api.status import (
     Condition,
@@ -16,7 +17,7 @@ from sluice.api.status import (
 from sluice.rollout.checks import shown_checks
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
-from sluice.rollout.model import Outcome
+from sluice.rollout.model import Outcome, WatchProgress
 from sluice.rollout.plan import Plan
 from sluice.rollout.times import rfc3339
 from sluice.rollout.trust import admitted
@@ -194,11 +195,19 @@ def _ready(draft: Draft, want: Desired, stuck: Row | None) -> Row:
     if draft.roles.stable is None or want.revision != draft.roles.stable:
         return ("Unknown", "Progressing", draft.waiting)
     if draft.watch is not None:
-        return ("True", "Watching", f"Revision {draft.roles.stable} serves and is being watched.")
+        return ("True", "Watching", _watched(draft.watch))
     view = draft.pods(draft.roles.stable)
     if view.ready < draft.i.spec.replicas:
         return ("Unknown", "WaitingForPods", f"{view.ready} of {draft.i.spec.replicas} pods ready.")
     return ("True", "Serving", f"Revision {draft.roles.stable} serves.")
+
+
+def _watched(watching: WatchProgress) -> str:
+    """What the watch waits for; says nothing that changes with every look."""
+    return (
+        f"Revision {watching.revision} serves; {watching.previous} stays warm for "
+        f"{human(watching.duration)} and {watching.min_requests:,} requests."
+    )
 
 
 def _reconciling(draft: Draft, stuck: Row | None) -> Row:

@@ -7,12 +7,13 @@ judges any more must not keep its traffic.
 from __future__ import annotations
 
 from sluice.rollout.draft import Draft
-from sluice.rollout.plan import analysis_plan
+from sluice.rollout.plan import Plan, analysis_plan
 from sluice.rollout.watch import begin
 
 
 def made_whole(draft: Draft) -> None:
     """A candidate without a rollout loses its weight; a holdback without a watch is watched."""
+    _readable(draft)
     roles = draft.roles
     if draft.rollout is None and (roles.candidate is not None or roles.weight):
         draft.set_roles(candidate=None, weight=0)
@@ -24,3 +25,18 @@ def made_whole(draft: Draft) -> None:
             analysis_plan(draft.i.spec),
             event="a holdback without a watch",
         )
+
+
+def _readable(draft: Draft) -> None:
+    """A plan that another version wrote is made anew from the spec, with no evidence.
+
+    A decision that failed on it would leave a candidate its traffic, unjudged.
+    """
+    rollout, watching = draft.rollout, draft.watch
+    plan = analysis_plan(draft.i.spec)
+    if rollout is not None and rollout.plan and Plan.read(rollout.plan) is None:
+        step = min(rollout.step, len(plan.steps) - 1)
+        draft.set_rollout(plan=plan.to_json(), step=step)
+        draft.set_progress(judge={}, snapshot={})
+    if watching is not None and Plan.read(watching.plan) is None:
+        begin(draft, watching.revision, watching.previous, plan)
