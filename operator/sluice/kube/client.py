@@ -162,7 +162,7 @@ class KubeClient:
         *,
         label_selector: str = "",
         field_selector: str = "",
-        page_size: int = 500,
+        page_size: int = 100,
     ) -> AsyncIterator[ListResult]:
         """A consistent list, page by page, so that a large one is never in memory twice."""
         row = resource(kind)
