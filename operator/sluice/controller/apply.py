@@ -31,7 +31,7 @@ from sluice.controller.records import evidence_map, revision_object
 from sluice.controller.reports import finished_at
 from sluice.controller.route import Router
 from sluice.kube.client import KubeClient
-from sluice.kube.errors import KubeError
+from sluice.kube.errors import ConflictError, KubeError, UnavailableError
 from sluice.kube.events import EventRecorder
 from sluice.kube.store import Store
 from sluice.objects import jobs, revision
@@ -54,6 +54,27 @@ def sheds(before: Roles, after: Roles) -> bool:
     taken_back = before.previous is not None and after.stable == before.previous
     lowered = after.stable == before.stable and after.weight < before.weight
     return taken_back or lowered
+
+
+async def still_true(client: KubeClient, world: World) -> None:
+    """Raises ConflictError when another leader has committed since our cache heard of it.
+
+    A decision that commits is guarded by that write.  One that has nothing to commit asks before it
+    tells routers anything: what it believes may be a candidate that is quarantined by now.  With no
+    API server there is no other leader to ask after, and a router that is back must still be told.
+    """
+    name = evidence_name(world.owner.name)
+    try:
+        present = await client.find("ConfigMap", world.owner.namespace, name)
+    except UnavailableError:
+        return
+    known = world.config_maps.get(name)
+    if _version(present) != _version(known):
+        raise ConflictError(f"ConfigMap {name} has changed since it was read; routers are left.")
+
+
+def _version(obj: Obj | None) -> str:
+    return str(obj["metadata"].get("resourceVersion")) if obj is not None else ""
 
 
 @dataclass
@@ -79,10 +100,12 @@ class Applier:
         if sheds(self.world.roles, decision.roles):
             await self.router.shed(decision.roles)
         await self._records(decision)
-        await self._commit(decision)
+        committed = await self._commit(decision)
         await self._children(decision)
         await self.router.objects(decision.roles)
         if self.router.differs(decision.roles, view):
+            if not committed:
+                await still_true(self.client, self.world)
             await self.router.follow(decision.roles)
         await self._replace_deaf_router(decision)
         await self._retire(decision)
@@ -96,6 +119,8 @@ class Applier:
         try:
             await self._status(decision)
             await self._take_commands(decision)
+        except ConflictError:
+            return False  # It has changed meanwhile: shown again from what it is now.
         except KubeError as error:
             # What is judged and routed must not wait for what is shown.
             log.warning("%s/%s: %s", self.world.owner.namespace, self.world.owner.name, error)
@@ -145,18 +170,20 @@ class Applier:
             serving=self.world.spec.serving,
         )
 
-    async def _commit(self, decision: Decision) -> None:
+    async def _commit(self, decision: Decision) -> bool:
+        """Whether there was something to commit."""
         progress = decision.progress.model_copy(update={"roles": decision.roles})
         if progress == self.committed:
-            return
+            return False
         wanted = evidence_map(self.world.owner, progress)
         present = self.world.config_maps.get(evidence_name(self.world.owner.name))
         if present is not None:
             # Guarded: a second leader that has committed since we read makes this a conflict.
             wanted["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
             await self.client.apply(wanted, uid=present["metadata"]["uid"])
-            return
+            return True
         await self.ensurer.ensure(wanted)
+        return True
 
     # Children
 
