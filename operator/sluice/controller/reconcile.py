@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 CONFLICT_RETRY = 30.0
 STATUS_RETRY = 5.0
+UNSEEN_RETRY = 15.0
+"""A router that could not be read, or was only now told what to do: no event says when it does."""
+
 LONGEST_WAIT = 86400.0
 UNWRITTEN_RETRY = 1.0
 APPLY_SECONDS = 8.0
@@ -160,6 +163,8 @@ class Reconciler:
         report(self._context.metrics, world, decision, view)
         if not told:
             return min(STATUS_RETRY, decision.requeue or STATUS_RETRY)
+        if decision.requeue is None and router.differs(decision.roles, view):
+            return UNSEEN_RETRY
         return decision.requeue
 
     def _decide(
