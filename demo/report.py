@@ -81,11 +81,14 @@ def summary(stage: Stage, told: Told, result: dict[str, Any], *, keep: bool) -> 
           f"{plain['requests']:,} requests failed, {plain['note']}")  # fmt: skip
     print(f"\n  {HTML.relative_to(ROOT)} shows it, {JSON.relative_to(ROOT)} says it to programs.")
     if keep:
-        address = stage.cluster.forward(NAMESPACE, NAME, 80)
+        row = (ROOT / "build" / "demo" / "rows.jsonl").open().readline().strip()
+        address = stage.cluster.expose(NAMESPACE, NAME, 80)
         print(f"  The cluster stays: export KUBECONFIG={stage.cluster.kubeconfig}")
         print(f"  docs: http://{address}/docs")
-        print(f"  curl -s http://{address}/predict -d @build/demo/rows.jsonl -H 'Content-Type: "
-              "application/json'")  # fmt: skip
+        print(f"  curl -s http://{address}/predict -H 'Content-Type: application/json' -d '{row}'")
+        print("  end it: sluice local down --purge --name demo --state build/demo/cluster")
+    else:
+        print("  KEEP=1 make demo leaves it running, with a curl line and the /docs address.")
     broken = promises(told, result)
     for line in broken:
         print(f"  NOT KEPT: {line}")
