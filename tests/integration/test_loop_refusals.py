@@ -5,6 +5,7 @@ One namespace, one operator, several ModelDeployments side by side.
 
 from __future__ import annotations
 
+import json
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +120,7 @@ def test_what_may_not_run_is_named_and_touches_nothing(loop: Loop) -> None:
 
     bad_packages(loop)
     crashing(loop)
+    damaged(loop)
     loop.until(lambda: loop.condition("Ready", "stable"), 10, "stable is still there")
     assert loop.status("stable")["stable"]["digest"] == loop.digests["v1"]
     assert not marker.exists(), "nobody may load it"
@@ -171,6 +173,18 @@ def crashing(loop: Loop) -> None:
     )
     said = refused(loop, "stable", "RevisionQuarantined")
     assert "exits with code 1" in said and "encodings" in said, said
+
+
+def damaged(loop: Loop) -> None:
+    """Evidence that cannot be read stops nothing but the operator; without it, it begins anew."""
+    name = "stable-evidence"
+    patch = json.dumps({"data": {"progress.json": "{"}})
+    loop.kubectl("-n", loop.namespace, "patch", "cm", name, "--type=merge", "-p", patch)
+    said = refused(loop, "stable", "RecordUnreadable")
+    assert name in said, said
+    assert loop.is_true("Available", "stable")
+    loop.kubectl("-n", loop.namespace, "delete", "cm", name)
+    loop.until(lambda: "quarantined" in loop.condition("Stalled", "stable")["message"], 30, "anew")
 
 
 def logs(loop: Loop, name: str) -> str:

@@ -48,7 +48,7 @@ class Looker:
         if not due(world.progress, interval, now):
             return Looked(world, committed)
         if found is None:
-            return Looked(_without(world, view), committed)
+            return Looked(_without(world, view, now), committed)
         progress = await self._take(world, router, found, interval, now)
         return Looked(replace(world, progress=progress), committed)
 
@@ -114,13 +114,14 @@ def _said(reading: Reading) -> str:
     return "" if reading.look.candidate.n else "The candidate got no request."
 
 
-def _without(world: World, view: RouterView) -> World:
+def _without(world: World, view: RouterView, now: float) -> World:
     """Says so when routers cannot be read while something should be compared."""
     progress = world.progress
     if not progress.judge or view.complete or (progress.rollout is None and progress.watch is None):
         return world
     changed = progress.model_copy(
         update={
+            "look_at": now,
             "empty_looks": progress.empty_looks + 1,
             "analysis_error": (view.message or "No router can be read.")[:512],
         }

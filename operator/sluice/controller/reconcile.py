@@ -25,8 +25,8 @@ from sluice.controller.records import revision_of
 from sluice.controller.report import report
 from sluice.controller.route import Router, shape_of, started_at, url_of
 from sluice.controller.stalled import stalled
-from sluice.errors import InvalidInputError
-from sluice.kube.errors import UnavailableError
+from sluice.errors import InvalidInputError, SluiceError
+from sluice.kube.errors import ForbiddenError, InvalidObjectError, UnavailableError
 from sluice.kube.store import Key
 from sluice.objects.common import Obj
 from sluice.rollout.decide import decide
@@ -84,19 +84,23 @@ class Reconciler:
             return await self._sweep(key)
         if "deletionTimestamp" in world.mdep["metadata"]:
             return None
-        return await self._reconcile(key, world)
+        try:
+            return await self._reconcile(key, world)
+        except (ForbiddenError, InvalidObjectError) as error:
+            # A quota, a policy, a missing right: trying again alone will not help.
+            await self._stall(key, error)
+            raise
 
     async def close(self) -> None:
         """Ends connections to routers and pods; a later reconcile opens new ones."""
         self._access.close()
         await self._looker.close()
 
-    async def _stall(self, key: Key, error: InvalidInputError) -> float | None:
-        """What cannot be read is left as it runs, and its owner is told."""
+    async def _stall(self, key: Key, error: SluiceError) -> float | None:
+        """What cannot be read or written is left as it runs, and its owner is told."""
         mdep = self._context.store.get("ModelDeployment", *key)
         if mdep is None or "deletionTimestamp" in mdep["metadata"]:
             return None
-        log.warning("%s/%s: %s", *key, error)
         status = stalled(mdep, error, time.time())
         if status != mdep.get("status"):
             meta = mdep["metadata"]
@@ -107,6 +111,7 @@ class Reconciler:
                 uid=meta["uid"],
                 resource_version=meta["resourceVersion"],
             )
+            log.warning("%s/%s: %s", *key, error)
             self._context.events.emit(
                 mdep, error.reason, str(error), kind="Warning", action=error.reason
             )

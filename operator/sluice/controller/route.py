@@ -179,6 +179,8 @@ class Router:
 
     def deaf(self, roles: Roles) -> list[Obj]:
         """Router pods that neither confirm what ``roles`` say nor are on their way out."""
+        if roles.stable is None:
+            return []  # Nobody has told them anything yet.
         heard = {p.pod.uid for p in self.observation.pods if p.weights == self.weights(roles)}
         asked = {p.uid for p in self.pods()}
         return [

@@ -265,7 +265,9 @@ def _validated(draft: Draft) -> Row:
 
 
 def _analysis(draft: Draft) -> Row:
-    if draft.progress.analysis_error and draft.progress.empty_looks >= LOOKS_BEFORE_UNHEALTHY:
+    judging = draft.rollout is not None or draft.watch is not None
+    looks = draft.progress.empty_looks
+    if judging and draft.progress.analysis_error and looks >= LOOKS_BEFORE_UNHEALTHY:
         return ("False", "NoData", draft.progress.analysis_error)
     return ("True", "Healthy", "")
 
