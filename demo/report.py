@@ -82,7 +82,7 @@ def summary(stage: Stage, told: Told, result: dict[str, Any], *, keep: bool) -> 
     print(f"\n  {HTML.relative_to(ROOT)} shows it, {JSON.relative_to(ROOT)} says it to programs.")
     if keep:
         row = (ROOT / "build" / "demo" / "rows.jsonl").open().readline().strip()
-        address = stage.cluster.expose(NAMESPACE, NAME, 80)
+        address = f"127.0.0.1:{stage.cluster.expose(NAMESPACE, NAME, 80).port}"
         print(f"  The cluster stays: export KUBECONFIG={stage.cluster.kubeconfig}")
         print(f"  docs: http://{address}/docs")
         print(f"  curl -s http://{address}/predict -H 'Content-Type: application/json' -d '{row}'")
