@@ -19,6 +19,7 @@ from sluice.rollout.model import ResolveView, Trouble
 from sluice.rollout.states import state_of
 
 LETTERS = st.sampled_from("abcd")
+ADDRESSES = LETTERS | st.sampled_from(["a-moved", "b-moved"])
 ADMIT_D = TrustPolicySpec.model_validate(
     {"namespaces": ["default"], "admit": [{"packageDigest": digest_of("d"), "classes": ["Code"]}]}
 )
@@ -92,7 +93,7 @@ class Rollouts(RuleBasedStateMachine):
         self.world.run(seconds)
         self.settled = all(r.up for r in self.world.routers)
 
-    @rule(letter=LETTERS, seconds=st.sampled_from([0, 1, 2, 4, 8, 14, 30, 60]))
+    @rule(letter=ADDRESSES, seconds=st.sampled_from([0, 1, 2, 4, 8, 14, 30, 60]))
     def user_asks_for(self, letter: str, seconds: int) -> None:
         self._unsettle()
         self.world.ask_for(letter)

@@ -62,6 +62,31 @@ def test_the_same_bytes_under_another_address_are_refused() -> None:
     assert "retry=626262626262" in world.condition("Stalled").message
 
 
+def test_stables_bytes_under_another_address_are_stable() -> None:
+    world = serving()
+    stable, jobs = world.roles.stable, world.events.count("the package is not known yet")
+    world.ask_for("a-moved")
+    world.run(4)
+    writes = world.writes
+    world.run(60)
+    assert world.roles.stable == stable
+    assert world.condition("Ready").status == "True"
+    assert world.writes == writes, world.notes[-4:]
+    assert world.events.count("the package is not known yet") == jobs + 1, "looked at once"
+
+
+def test_a_candidate_under_another_address_is_looked_at_once() -> None:
+    world = serving()
+    world.ask_for("b")
+    until(world, "Stepping")
+    world.ask_for("b-moved")
+    world.run(10)
+    world.events.clear()
+    world.run(60)
+    assert "the package is not known yet" not in world.events
+    assert world.roles.stable == world.revision_of("b")
+
+
 def test_delete_and_apply_finds_the_quarantine_in_the_records() -> None:
     before = quarantined()
     failed = {r.hash: r for r in before.revisions.values() if r.verdict.phase == "Failed"}

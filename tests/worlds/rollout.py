@@ -362,6 +362,9 @@ class SimWorld:
                 out.append(partial(self._scale, name, count))
         if decision.resolve and not self.resolved:
             out.append(lambda: setattr(self, "resolved", True))
+        kept = decision.progress.outcome is not None and not decision.drop_resolve
+        if self.resolved and not decision.resolve and not kept:
+            out.append(lambda: setattr(self, "resolved", False))  # The job is removed.
         if decision.gates and self.gates_for != decision.gates:
             out.append(lambda: setattr(self, "gates_for", decision.gates))
         if (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sluice.rollout import ledger
-from sluice.rollout.desired import Desired
+from sluice.rollout.desired import Desired, to_remember
 from sluice.rollout.draft import Draft
 from sluice.rollout.identity import identity, short_hash
 from sluice.rollout.model import NewRevision, Outcome, RolloutProgress
@@ -19,8 +19,9 @@ REFUSALS = ("RevisionQuarantined", "NotTrusted", "TrustUnreadable")
 
 def admit(draft: Draft, want: Desired) -> None:
     """Starts, continues or refuses the way of the wanted source to users."""
+    draft.set_progress(resolved=to_remember(draft.i, want))
     outcome = draft.progress.outcome
-    if outcome is not None and outcome.source != want.source:
+    if outcome is not None and want.source != outcome.source and not _same(outcome, want):
         draft.set_progress(event="the spec moved on", outcome=None)
     if want.package is None:
         _resolve(draft, want)
@@ -35,6 +36,11 @@ def admit(draft: Draft, want: Desired) -> None:
     if _withdrawn_waits(draft, want):
         return
     _start(draft, want)
+
+
+def _same(outcome: Outcome, want: Desired) -> bool:
+    """The same revision, under another address."""
+    return want.revision is not None and outcome.revision == want.revision
 
 
 def _resolve(draft: Draft, want: Desired) -> None:

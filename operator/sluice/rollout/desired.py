@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sluice.api.modelrevision import PackageInfo
 from sluice.rollout.identity import identity, short_hash, source_hash
-from sluice.rollout.model import Inputs, Revision
+from sluice.rollout.model import Inputs, Resolved, Revision
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def desired(i: Inputs) -> Desired:
     records = sorted(
         (r for r in i.revisions.values() if r.source == source), key=lambda r: r.created
     )
-    package = records[-1].package if records else _resolved(i)
+    package = records[-1].package if records else _resolved(i, source)
     if package is None:
         return Desired(source)
     image = _image(i, records)
@@ -34,8 +34,18 @@ def desired(i: Inputs) -> Desired:
     return Desired(source, package, revision, image, i.revisions.get(revision))
 
 
-def _resolved(i: Inputs) -> PackageInfo | None:
-    return i.resolve.package if i.resolve.state == "Succeeded" else None
+def to_remember(i: Inputs, want: Desired) -> Resolved | None:
+    """What must outlive the fetching job: a package that no record of this source names."""
+    if want.package is None or any(r.source == want.source for r in i.revisions.values()):
+        return None
+    return Resolved(source=want.source, package=want.package)
+
+
+def _resolved(i: Inputs, source: str) -> PackageInfo | None:
+    if i.resolve.state == "Succeeded":
+        return i.resolve.package
+    known = i.progress.resolved
+    return known.package if known is not None and known.source == source else None
 
 
 def _image(i: Inputs, records: list[Revision]) -> str:

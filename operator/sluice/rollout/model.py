@@ -107,6 +107,16 @@ class Outcome(Block):
     attempts: int = 0
 
 
+class Resolved(Block):
+    """What a source was found to be, while no record says so: its bytes have another address too.
+
+    Without it the fetching job, which is removed once it has answered, would run again and again.
+    """
+
+    source: str
+    package: PackageInfo
+
+
 class Progress(Block):
     """Where the rollout or the watch is.  The evidence ConfigMap, committed with the statistics."""
 
@@ -115,6 +125,7 @@ class Progress(Block):
     rollout: RolloutProgress | None = None
     watch: WatchProgress | None = None
     outcome: Outcome | None = None
+    resolved: Resolved | None = None
     judge: dict[str, Any] = Field(default_factory=dict)
     snapshot: dict[str, Any] = Field(default_factory=dict)
     looks: int = 0
