@@ -29,6 +29,9 @@ def write_json(stage: Stage, told: Told) -> dict[str, Any]:
     for name, verdict in told.verdicts.items():
         if name != "v4-again":  # Its package is v4's; only what came after the refusal counts.
             verdict["requests"] = told.received(name, stage.totals())
+    v4, slow = (r.seconds(stage.totals(), told.hashes[r.name]) for r in told.reactions)
+    told.rollback = v4
+    told.watch_rollback = {**slow, "pods_started": told.pods_started}
     result = {
         "revisions": told.verdicts,
         "requests": {

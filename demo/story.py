@@ -33,6 +33,34 @@ CHECKS = [
 LONG_WATCH = {"duration": "3m", "holdback": 10, "minRequests": 1000}
 
 
+@dataclass(frozen=True)
+class Reaction:
+    """When a revision was judged and when it had lost its traffic."""
+
+    name: str
+    detected: float
+    zero: float
+    since: float | None
+
+    def seconds(self, totals: dict[str, Any], revision: str) -> dict[str, float]:
+        """From the 20th failing request to the verdict, and from there to weight 0.
+
+        A verdict that came earlier is counted from the first failing request; ``since`` replaces
+        both.  ``totals`` are the load's at its end: it reports once a second.
+        """
+        first = totals["first"].get(revision, self.detected)
+        twentieth = totals["twentieth"].get(revision, self.detected)
+        began = twentieth if twentieth < self.detected else first
+        if self.since is not None:
+            began = self.since
+        counts = totals["byRevision"].get(revision, {})
+        return {
+            "failures": sum(n for c, n in counts.items() if c.startswith("model")),
+            "detect_seconds": round(max(0.0, self.detected - began), 2),
+            "zero_seconds": round(max(0.0, self.zero - self.detected), 2),
+        }
+
+
 @dataclass
 class Told:
     """What the story found out, for the summary, the page and the JSON."""
@@ -40,6 +68,8 @@ class Told:
     digests: dict[str, str] = field(default_factory=dict)
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     chapters: list[tuple[float, str]] = field(default_factory=list)
+    reactions: list[Reaction] = field(default_factory=list)
+    pods_started: int = 0
     rollback: dict[str, float] = field(default_factory=dict)
     watch_rollback: dict[str, float] = field(default_factory=dict)
     counterfactual: dict[str, Any] = field(default_factory=dict)
@@ -143,7 +173,7 @@ class Story:
         self._until("nobody is sent there", lambda s: self._zero(s), 20)
         self._verdict(name, "Failed", condition(self.stage.status(), "Stalled")["message"])
         if name == "v4":
-            self.told.rollback = self._reaction(name)
+            self.told.reactions.append(self._reaction(name))
 
     def again(self) -> None:
         """The same bytes from another build: refused."""
@@ -188,10 +218,8 @@ class Story:
         self._until("the watch takes it back", lambda s: self._rolled_back(s, before), 150)
         self._until("nobody is sent there", lambda s: self._zero(s), 20)
         self._verdict("v2-slow", "Failed", condition(stage.status(), "Stalled")["message"])
-        self.told.watch_rollback = {
-            **self._reaction("v2-slow", december),
-            "pods_started": len(self._pod_names() - pods),
-        }
+        self.told.reactions.append(self._reaction("v2-slow", december))
+        self.told.pods_started = len(self._pod_names() - pods)
 
     def counterfactual(self) -> None:
         """The same v4 through a plain Deployment: what users would have seen."""
@@ -290,23 +318,11 @@ class Story:
             "reason": reason,
         }
 
-    def _reaction(self, name: str, since: float | None = None) -> dict[str, float]:
-        """Seconds from the 20th failing request to the verdict, and from there to weight 0.
-
-        A verdict that came earlier is counted from the first failing request; ``since`` replaces
-        both.
-        """
+    def _reaction(self, name: str, since: float | None = None) -> Reaction:
         last = self.stage.status()["lastRollback"]
-        detected, zero = seconds_of(last["detectedAt"]), seconds_of(last["trafficZeroAt"])
-        totals, revision = self.stage.totals(), self._revision(name)
-        first = totals["first"].get(revision, detected)
-        began = totals["twentieth"].get(revision, first) if since is None else since
-        counts = totals["byRevision"].get(revision, {})
-        return {
-            "failures": sum(n for c, n in counts.items() if c.startswith("model")),
-            "detect_seconds": round(max(0.0, detected - began), 2),
-            "zero_seconds": round(max(0.0, zero - detected), 2),
-        }
+        return Reaction(
+            name, seconds_of(last["detectedAt"]), seconds_of(last["trafficZeroAt"]), since
+        )
 
     def _pod_names(self) -> set[str]:
         names = self.stage.kubectl(
