@@ -71,6 +71,7 @@ REASONS: dict[str, str] = {
     "AnswersOnly": "All gates passed, without a quality dataset: it answers; that it is right is "
     "not known.",
     "GateFailed": "A gate failed.",
+    "GatesCannotRun": "The gates could not run and would not run another time; no verdict.",
     "NotYet": "Nothing has been validated yet.",
     "Healthy": "Evidence arrives.",
     "NoData": "Looks found no evidence several times in a row: the weight is frozen.",
