@@ -60,6 +60,23 @@ def test_gates_that_cannot_run_are_no_verdict(retryable: bool) -> None:
     until(world, "Watching")
 
 
+def test_gates_that_never_can_run_ask_at_once_and_retry_runs_them_again() -> None:
+    world = serving()
+    world.gate_report = GatesView("Broken", message="no such column: label", retryable=False)
+    world.ask_for("b")
+    world.run(10)
+    stalled = world.condition("Stalled")
+    assert stalled.reason == "GatesCannotRun"
+    assert "no such column: label" in stalled.message
+    assert "sluice.dev/retry=626262626262" in stalled.message
+    assert not world.reconcile().drop_gates
+    world.command("retry", "b")
+    decision = world.reconcile()
+    assert (decision.drop_gates, decision.gates) == (True, None)
+    world.gate_report = None
+    until(world, "Watching")
+
+
 def test_gates_only_promotes_after_the_gates_and_watches() -> None:
     world = serving(rollout=rollout(strategy="GatesOnly"))
     world.rate = 1.0

@@ -122,6 +122,10 @@ def _retry(draft: Draft, value: str) -> str:
     rollout = draft.rollout
     if rollout is not None and rollout.failure is not None:
         return f"Candidate {rollout.revision} is being taken back; retry when that is done."
+    named = rollout is not None and rollout.revision in {r.hash for r in hits}
+    if named and draft.i.gates.state == "Broken":
+        draft.drop_gates = True
+        return "The gates run again."
     held = [r.hash for r in hits if draft.verdict(r.hash).phase in ("Failed", "Withdrawn")]
     if not held:
         return "Nothing to retry: that package is not quarantined."

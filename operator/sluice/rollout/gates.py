@@ -5,7 +5,7 @@ from __future__ import annotations
 from sluice.api.duration import seconds
 from sluice.rollout import ledger
 from sluice.rollout.draft import Draft
-from sluice.rollout.messages import annotate, with_way_out
+from sluice.rollout.messages import annotate, short, with_way_out
 from sluice.rollout.model import Failure
 
 
@@ -22,9 +22,9 @@ def validate(draft: Draft) -> None:
         return
     if view.state == "Broken":
         reason = "GatesBroken" if view.retryable else "GatesCannotRun"
-        draft.wait(f"The gates could not run: {view.message}", reason=reason)
+        draft.wait(_could_not_run(draft, view.message), reason=reason)
         overdue(draft, view.message)
-        if view.retryable:
+        if view.retryable or draft.drop_gates:
             draft.drop_gates = True
             draft.gates = None
             draft.come_back(15.0)
@@ -52,6 +52,13 @@ def validate(draft: Draft) -> None:
         event="all gates pass", phase="Provisioning", since=draft.i.now, observed=0.0, fetched=0.0
     )
     draft.come_back(0.0)
+
+
+def _could_not_run(draft: Draft, said: str) -> str:
+    record = draft.revision(draft.rollout.revision if draft.rollout else None)
+    digest = short(record.package.digest) if record else ""
+    again = f"Run them again: {annotate(draft.i.name, 'retry', digest)}"
+    return with_way_out(f"The gates could not run: {said}", again)
 
 
 def overdue(draft: Draft, missing: str) -> None:
