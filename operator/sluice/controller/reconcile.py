@@ -202,9 +202,9 @@ class Reconciler:
         leaf = await self._access.certify(namespace)
         started = {p["metadata"]["uid"]: started_at(p) or 0.0 for p in router.world.router_pods}
         late = [
-            p
-            for p in router.pods()
-            if leaf.missed_by(started[p.uid]) and (p.uid, leaf.since) not in self._renewed
+            o.pod
+            for o in router.observation.pods
+            if leaf.missed_by(started[o.pod.uid]) and (o.pod.uid, leaf.since) not in self._renewed
         ]
         if not late:
             return
