@@ -41,7 +41,7 @@ check: venv ## Lint, format, types, layers, dependencies, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/deptry operator
 	@$(BIN)/python -m sluice.api.crd --check crds charts/sluice/files/crds
 	@$(BIN)/python -m sluice.api.reference --check docs/api.md

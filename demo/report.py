@@ -13,9 +13,9 @@ from typing import Any
 
 from demo.stage import NAME, NAMESPACE, ROOT, Stage
 from demo.story import Told
-from sluice import __version__
 from sluice.local import binaries
 from sluice.local.settings import ETCD_VERSION, KUBERNETES_VERSION
+from sluice.version import __version__
 
 JSON = ROOT / "build" / "demo.json"
 HTML = ROOT / "build" / "demo.html"

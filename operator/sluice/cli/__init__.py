@@ -8,8 +8,8 @@ import sys
 
 import click
 
-from sluice import __version__
 from sluice.errors import SluiceError
+from sluice.version import __version__
 
 
 class _LazyCommands(click.Group):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from sluice import __version__
+from sluice.version import __version__
 
 Labels = tuple[str, ...]
 

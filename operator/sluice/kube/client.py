@@ -18,7 +18,6 @@ import aiohttp
 import orjson
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 
-from sluice import __version__
 from sluice.api import meta
 from sluice.errors import InvalidInputError
 from sluice.kube.connection import Connection, TokenSource, load_connection
@@ -31,6 +30,7 @@ from sluice.kube.errors import (
     from_response,
 )
 from sluice.kube.resources import Object, Resource, resource
+from sluice.version import __version__
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"

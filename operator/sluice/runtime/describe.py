@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from sluice import __version__
 from sluice.package.load import Package
 from sluice.package.manifest import Input, Label, Manifest
 from sluice.runtime.served import Settings
+from sluice.version import __version__
 
 _JSON_TYPE = {"float": "number", "int": "integer", "bool": "boolean", "string": "string"}
 

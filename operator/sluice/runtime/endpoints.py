@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from sluice import __version__
 from sluice.runtime import metrics
 from sluice.runtime.counters import Counters, Outcome
 from sluice.runtime.http import HTML, TEXT, BadRequest, Request, Response
@@ -18,6 +17,7 @@ from sluice.runtime.predictions import Predictions, error_response
 from sluice.runtime.problems import Problem, unavailable
 from sluice.runtime.protocols.v2 import V2Protocol
 from sluice.runtime.served import Exchange, Model, Status
+from sluice.version import __version__
 
 Handler = Callable[[], Response]
 

@@ -16,7 +16,6 @@ from urllib.parse import urljoin
 
 import aiohttp
 
-from sluice import __version__
 from sluice.errors import SourceError
 from sluice.sources.address import Address, parse
 from sluice.sources.base import (
@@ -31,6 +30,7 @@ from sluice.sources.base import (
     unreachable,
     untrusted,
 )
+from sluice.version import __version__
 
 MAX_REDIRECTS = 5
 CONNECT_SECONDS = 10.0
