@@ -79,6 +79,7 @@ class Stage:
         self.december = WORK / "december"
         self.load_log = WORK / "load.jsonl"
         self.camera: Camera | None = None
+        self.names: dict[str, str] = {}
 
     # Setting up
 
@@ -185,7 +186,7 @@ class Stage:
         while time.time() < end:
             status = self.status()
             found = check(status) if status else None
-            line = live_line(status, self.totals())
+            line = live_line(status, self.totals(), self.names)
             news = line.split("requests")[0].rsplit("|", 1)[0] != shown
             age = time.time() - shown_at
             if age > 6.0 or (news and age > 1.0) or found:
@@ -215,7 +216,7 @@ def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
     return {}
 
 
-def live_line(status: dict[str, Any], totals: dict[str, Any]) -> str:
+def live_line(status: dict[str, Any], totals: dict[str, Any], names: dict[str, str]) -> str:
     """Weights, the worst check with both values and its evidence, requests."""
     causes = totals.get("causes", {})
     routing = sum(n for c, n in causes.items() if c.startswith(("routing", "connection")))
@@ -223,7 +224,8 @@ def live_line(status: dict[str, Any], totals: dict[str, Any]) -> str:
     candidate, previous = status.get("candidate"), status.get("previous")
     if candidate:
         weight = candidate["weight"].get("observed", 0)
-        where = f"candidate {candidate['digest'][7:15]} at {weight:>2} %"
+        name = names.get(candidate["digest"], candidate["digest"][7:15])
+        where = f"{name} at {weight:>2} %"
     elif previous:
         where = f"watch, {previous['weight'].get('observed', 0)} % held back"
     else:
