@@ -7,6 +7,7 @@ evidence ConfigMap is the commit; everything after it is derived and repaired by
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 SERVING_PHASES = ("Validated", "Passed")
 GATES_AGAIN = 15.0
 """Seconds until gates that could not run are tried again."""
+ASK_SECONDS = 2.0
 CONFIRM_SECONDS = 5.0
 """A router that does not confirm a rollback for this long is replaced."""
 
@@ -65,8 +67,9 @@ async def still_true(client: KubeClient, world: World) -> None:
     """
     name = evidence_name(world.owner.name)
     try:
-        present = await client.find("ConfigMap", world.owner.namespace, name)
-    except UnavailableError:
+        async with asyncio.timeout(ASK_SECONDS):
+            present = await client.find("ConfigMap", world.owner.namespace, name)
+    except (UnavailableError, TimeoutError):
         return
     known = world.config_maps.get(name)
     if _version(present) != _version(known):
