@@ -163,10 +163,20 @@ def _latency(histogram: Mapping[str, Any]) -> dict[int, int]:
     return bins
 
 
+_INT = {int}
+
+
 def _buckets(buckets: Mapping[str, Any]) -> dict[int, Cell]:
     cells: dict[int, Cell] = {}
     for key, value in buckets.items():
         bucket = int(key)
+        if type(value) is list and len(value) == 3 and {*map(type, value)} == _INT:
+            # Five hundred of these a pod and look: no names are made for what is well.
+            n, client, model = value
+            counts = client >= 0 and model >= 0 and client + model <= n <= MAX_COUNT
+            if counts and 0 <= bucket < BUCKETS:
+                cells[bucket] = (n, client, model)
+                continue
         n, client, model = _list(value, f"bucket {key}", 3)
         if not 0 <= bucket < BUCKETS or client + model > n:
             raise ValueError(f"unit bucket {key} holds {value}")

@@ -231,6 +231,8 @@ def _add_pod(
     sums.pods.append(_cell(requests, client, errors))
     for bucket, counts in now["buckets"].items():
         was = old["buckets"].get(bucket, (0, 0, 0))
+        if counts == was:
+            continue
         new = [_minus(a, b, name, f"bucket {bucket}") for a, b in zip(counts, was, strict=True)]
         _add_cell(sums.buckets, bucket, new)
     _add_scores(sums, reading, old["scores"], now["scores"], name)
