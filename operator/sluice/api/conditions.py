@@ -56,6 +56,12 @@ REASONS: dict[str, str] = {
     "ProgressDeadlineExceeded": "No progress within rollout.progressDeadline; the message says "
     "what is missing.",
     "NameConflict": "Something under one of our names belongs to somebody else and is left alone.",
+    "InvalidSpec": "This operator cannot read the spec: it may be older than the object.",
+    "RecordUnreadable": "A ModelRevision or a ConfigMap of ours is damaged; what serves goes on "
+    "serving, and the message says what to restore or delete.",
+    "Forbidden": "The API server refuses what is needed: a quota, an admission policy or a missing "
+    "right, named in the message; tried again with growing pauses.",
+    "Invalid": "The API server does not accept an object made from this spec.",
     "NotTrusted": "The package runs code when it is loaded and no TrustPolicy admits it here.",
     "TrustUnreadable": "The operator may not read TrustPolicies, so such packages are refused.",
     "TrustAny": "A TrustPolicy admits every package here: for development clusters.",

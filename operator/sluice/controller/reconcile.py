@@ -10,7 +10,9 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from sluice.api.meta import LABEL_COMPONENT, LABEL_OPERATOR_CLASS
 from sluice.controller.apply import Applier, sheds
@@ -153,17 +155,15 @@ class Reconciler:
         if sheds(world.roles, decision.roles):
             self._unrecorded[key] = Unrecorded(look.committed, decision)
         try:
-            async with asyncio.timeout(APPLY_SECONDS):
-                told = await applier.apply(decision, view)
+            told = await _in_time(applier.apply(decision, view))
         except NameConflictError as conflict:
             self._conflicts[key] = (str(conflict),)
             return 0.1
-        except (TimeoutError, UnavailableError) as error:
+        except UnavailableError as error:
             if world.progress.rollout is None and world.progress.watch is None:
                 raise
             # Somebody has traffic to be judged by: looked at again soon, however long this lasts.
-            said = str(error) or f"no answer within {APPLY_SECONDS:g} s"
-            log.warning("%s/%s: what was decided is not written down: %s", *key, said)
+            log.warning("%s/%s: what was decided is not written down: %s", *key, error)
             return UNWRITTEN_RETRY
         report(self._context.metrics, world, decision, view)
         if not told:
@@ -258,3 +258,15 @@ class Reconciler:
         except InvalidInputError:
             return LONGEST_WAIT  # Perhaps a quarantine; somebody who can read it decides.
         return left(revision, time.time()) if revision.verdict.phase == "Failed" else 0.0
+
+
+async def _in_time(work: Coroutine[Any, Any, bool]) -> bool:
+    try:
+        async with asyncio.timeout(APPLY_SECONDS):
+            return await work
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"The API server did not take what was decided within {APPLY_SECONDS:g} s.",
+            hint="It is tried again; check the API server.",
+            status=0,
+        ) from error
