@@ -81,7 +81,7 @@ def measured(name: str, quick: bool) -> list[Row]:
 def main() -> int:
     """Measures, prints, keeps."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="under three minutes")
+    parser.add_argument("--quick", action="store_true", help="about three minutes")
     parser.add_argument("--only", default="", help=f"some of {','.join(BENCHES)}")
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(BENCHES)

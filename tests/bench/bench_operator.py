@@ -67,12 +67,12 @@ def run(quick: bool) -> list[Row]:
         loop.start()
         loop.until(lambda: "caches are filled" in _log(loop), 30, "the operator's caches")
         out += _to_ready(loop, 2 if quick else 4)
-        out.append(_idle(loop, 15 if quick else 60))
+        out.append(_idle(loop, 8 if quick else 60))
         out += _new_revision(loop, quick)
         out += _taken_back(loop)
         out += _unchanged(loop)
         template = idle.capture(loop, "iris1")
-    return out + idle.many(template, (100,) if quick else (100, 1000), 15 if quick else 60)
+    return out + idle.many(template, (100,) if quick else (100, 1000), 8 if quick else 60)
 
 
 def _log(loop: Loop) -> str:
