@@ -19,8 +19,8 @@ from sluice.local.cluster import LocalCluster
 pytestmark = [pytest.mark.cluster, pytest.mark.load, pytest.mark.timeout(300)]
 
 STEPS = [
-    {"weight": 20, "minRequests": 50, "minDuration": "5s"},
-    {"weight": 50, "minRequests": 50, "minDuration": "5s"},
+    {"weight": 20, "minRequests": 50, "minDuration": "3s"},
+    {"weight": 50, "minRequests": 50, "minDuration": "3s"},
 ]
 ROLLOUT = {"steps": STEPS, "watch": {"duration": "3s", "holdback": 10, "minRequests": 50}}
 SEED = 20131
@@ -82,7 +82,7 @@ def test_ten_kills_in_a_canary_change_nothing_and_absence_stops_nobody(
 def _kill_again_and_again(loop: Loop) -> None:
     moments = random.Random(SEED)
     for number in range(KILLS):
-        time.sleep(moments.uniform(0.3, 3.5))
+        time.sleep(moments.uniform(0.3, 3.0))
         print(f"kill {number + 1} in phase {loop.phase() or 'none'}")
         loop.kill()
         loop.start()
