@@ -203,6 +203,8 @@ class Applier:
         spec = RevisionSpec.model_validate(record["spec"])
         for service in revision.services(owner, name):
             await self.ensurer.ensure(service)
+        if replicas > 1:
+            await self.ensurer.ensure(revision.disruption_budget(owner, name))
         verdict = decision.verdicts.get(name) or self.world.revisions[name].verdict
         if any(v.get("name") == "verdict" for v in spec.pod_template["spec"]["volumes"]):
             await self.ensurer.ensure(revision.verdict_map(owner, name, verdict.phase))
@@ -280,6 +282,9 @@ class Applier:
             verdict = self.world.config_maps.get(revision.verdict_name(owner.name, name))
             if verdict is not None:
                 await self.ensurer.remove("ConfigMap", verdict)
+            budget = self.world.budgets.get(revision_name(owner.name, name))
+            if budget is not None:
+                await self.ensurer.remove("PodDisruptionBudget", budget)
 
     async def _forget(self, decision: Decision) -> None:
         """Records that nobody needs any more: beyond ``rollout.history``, or failed long ago."""

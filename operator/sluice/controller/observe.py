@@ -6,7 +6,7 @@ Called by reconcile.  Reads the store and asks routers; writes nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,6 +59,7 @@ class World:
     router_pods: list[Obj]
     job_pods: dict[str, list[Obj]]
     records: dict[str, Obj]
+    budgets: dict[str, Obj] = field(default_factory=dict)
 
 
 def read_world(store: Store, key: Key) -> World | None:
@@ -88,6 +89,7 @@ def read_world(store: Store, key: Key) -> World | None:
         router_pods=router_pods,
         job_pods=job_pods,
         records=records,
+        budgets=_named(store.owned("PodDisruptionBudget", key)),
     )
 
 

@@ -200,6 +200,20 @@ def services(owner: Owner, revision: str) -> list[Obj]:
     ]
 
 
+def disruption_budget(owner: Owner, revision: str) -> Obj:
+    """A drained node takes one pod at a time; one that is not ready never blocks a drain."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(owner, revision_name(owner.name, revision), "model", revision),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": _selector(owner.name, revision)},
+        },
+    }
+
+
 def verdict_map(owner: Owner, revision: str, verdict: str) -> Obj:
     """The ConfigMap that pods under ``readinessGate: Probe`` read."""
     return {
