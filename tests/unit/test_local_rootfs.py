@@ -40,7 +40,13 @@ def inside(tmp_path: Path):
     """Run a shell script in a root directory with the given mounts; its output."""
 
     def run(
-        script: str, mounts: dict[str, str], *, cwd: str = "/", overlay: bool = True, **more: bool
+        script: str,
+        mounts: dict[str, str],
+        *,
+        cwd: str = "/",
+        overlay: bool = True,
+        visible: tuple[str, ...] = (),
+        **more: bool,
     ) -> str:
         base = tmp_path / "base"
         base.mkdir(exist_ok=True)
@@ -50,7 +56,7 @@ def inside(tmp_path: Path):
                 {"source": s, "target": t.removesuffix(":ro"), "read_only": t.endswith(":ro")}
                 for t, s in mounts.items()
             ],
-            "visible": [],
+            "visible": list(visible),
             "read_only": more.get("read_only", False),
         }
         request = json.dumps([root, cwd, not overlay, script])
@@ -111,3 +117,15 @@ def test_a_volume_within_a_volume(inside, tmp_path: Path) -> None:
         (tmp_path / name / "file").write_text(name)
     mounts = {"/data/sub": str(tmp_path / "inner"), "/data": str(tmp_path / "outer")}
     assert inside("cat /data/file /data/sub/file", mounts) == "outerinner"
+
+
+def test_programs_below_tmp_are_seen_also_under_a_volume_at_tmp(inside, tmp_path: Path) -> None:
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
+    home.mkdir()
+    scratch.mkdir()
+    (home / "model").write_text("here")
+    script = f"cat {home}/model; echo x > /tmp/own; (echo y > {home}/no) 2>/dev/null || echo -ro"
+    for mounts in ({}, {"/tmp": str(scratch)}):
+        assert inside(script, mounts, visible=(str(home),)).strip() == "here-ro"
+    assert (scratch / "own").read_text() == "x\n"
+    assert not (home / "no").exists()

@@ -156,6 +156,7 @@ class LocalCluster:
             programs=programs,
             exposures=before.exposures if before else [],
             tied=tied,
+            home=str(Path.cwd()),
         )
         if mode == "rewrite":
             # Everything shares the host's loopback address, so every port is looked for.

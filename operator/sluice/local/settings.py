@@ -77,6 +77,8 @@ class Settings:
     programs: dict[str, str] = field(default_factory=dict)
     exposures: list[Exposure] = field(default_factory=list)
     tied: bool = False
+    home: str = ""
+    """Where ``up`` was typed: seen by pods even below /tmp, so that its files can be served."""
 
     @property
     def host_ip(self) -> str:

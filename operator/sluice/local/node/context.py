@@ -43,7 +43,8 @@ class Machine:
         self.base = self.settings.run_dir / "base"
         self.base.mkdir(exist_ok=True)
         programs = sorted({str(Path(p).parent) for p in self.settings.programs.values()})
-        own = [sys.prefix, sys.base_prefix, *python_path().split(":")]
+        home = [self.settings.home] if self.settings.home else []
+        own = [*home, sys.prefix, sys.base_prefix, *python_path().split(":")]
         self.visible = [os.path.realpath(p) for p in own] + own + programs
         self.path = ":".join([str(Path(sys.prefix) / "bin"), *programs, _STANDARD_PATH])
 

@@ -55,6 +55,9 @@ def enter(root: Root, cwd: str) -> None:
     _make_room([mount["target"] for _, mount in order])
     for source, mount in order:
         _bind_volume(source, mount)
+    for path in root["visible"]:
+        with contextlib.suppress(OSError):  # A read-only volume over it wins.
+            _show(path)  # Again: a volume at /tmp hides what was shown there.
     inside = _resolve(cwd)
     if not Path(inside).exists():  # a runtime creates the working directory
         _make_room([cwd])
