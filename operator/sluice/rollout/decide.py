@@ -69,25 +69,22 @@ def _safe_only(draft: Draft, want: Desired) -> Decision:
 
 def _judgement(draft: Draft) -> judging.Judgement | None:
     """The present state of the statistics; None when nothing is being compared."""
-    plan = None
-    if draft.rollout is not None and draft.rollout.phase in ("Stepping", "Promoting"):
-        plan = draft.rollout.plan
-    elif draft.watch is not None:
-        plan = draft.watch.plan
-    if plan is None or not draft.progress.judge:
+    rollout, watching = draft.rollout, draft.watch
+    if not draft.progress.judge:
         return None
-    if draft.progress.judge.get("v") != judging.VERSION:
-        _judge_anew(draft, Plan.from_json(plan))
-    return judging.judge(Plan.from_json(plan), draft.progress.judge)
-
-
-def _judge_anew(draft: Draft, plan: Plan) -> None:
-    """Statistics written by another version are not read: the step's evidence starts again."""
-    phase: judging.Phase = "canary" if draft.rollout is not None else "watch"
-    state = judging.new_state(plan, phase)
-    if draft.rollout is not None:
-        state = judging.begin_step(plan, state, draft.rollout.step)
-    draft.set_progress(judge=state)
+    if rollout is not None and rollout.phase in ("Stepping", "Promoting"):
+        plan = Plan.from_json(rollout.plan)
+        if draft.progress.judge.get("v") != judging.VERSION:
+            # Written by another version, so not read: the step's evidence starts again.
+            state = judging.new_state(plan, "canary")
+            draft.set_progress(judge=judging.begin_step(plan, state, rollout.step))
+    elif watching is not None:
+        plan = Plan.from_json(watching.plan)
+        if draft.progress.judge.get("v") != judging.VERSION:
+            draft.set_progress(judge=judging.new_state(plan, "watch"))
+    else:
+        return None
+    return judging.judge(plan, draft.progress.judge)
 
 
 def _age(draft: Draft) -> None:
