@@ -8,6 +8,7 @@ import re
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ ROLLOUT = {"steps": STEPS, "watch": {"duration": "3s", "holdback": 10, "minReque
 SEED = 20131
 KILLS = 10
 AWAY_SECONDS = 10.0
+MOST_IN_A_PHASE = 3
 """Instead of the ten minutes of the promise: nothing in the path of requests knows the time."""
 
 
@@ -80,10 +82,17 @@ def test_ten_kills_in_a_canary_change_nothing_and_absence_stops_nobody(
 
 
 def _kill_again_and_again(loop: Loop) -> None:
+    """At random moments, but not all of them in the phase that lasts longest."""
     moments = random.Random(SEED)
+    seen: Counter[str] = Counter()
     for number in range(KILLS):
-        time.sleep(moments.uniform(0.3, 3.0))
-        print(f"kill {number + 1} in phase {loop.phase() or 'none'}")
+        phase = loop.phase()
+        if phase and seen[phase] >= MOST_IN_A_PHASE:
+            loop.until(lambda p=phase: loop.phase() != p, 60, f"{phase} ends")  # type: ignore[misc]
+        time.sleep(moments.uniform(0.2, 1.5))
+        phase = loop.phase()
+        seen[phase] += 1
+        print(f"kill {number + 1} in phase {phase or 'none'}")
         loop.kill()
         loop.start()
 

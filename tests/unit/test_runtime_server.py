@@ -579,12 +579,19 @@ def test_nothing_is_written_and_no_cluster_or_model_library_is_imported(iris: Bu
     """ONNX needs no scikit-learn, and ONNX Runtime's usage events stay off."""
     with serving(iris.path) as running:
         assert running.post("/predict", iris.rows[0])[0] == 200
-        descriptors = Path(f"/proc/{running.process.pid}/fd")
-        targets = {d.name: d.readlink() for d in descriptors.iterdir()}
-        assert not [t for t in targets.values() if t.is_file()]
+        until(lambda: not open_files(running.process.pid), "what is read in passing is closed")
         maps = Path(f"/proc/{running.process.pid}/maps").read_text()
         for library in ("sklearn", "pandas", "scipy", "kubernetes"):
             assert f"site-packages/{library}" not in maps
+
+
+def open_files(process: int) -> list[Path]:
+    """Files that a process holds open now."""
+    found = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # Closed meanwhile.
+            found.append(descriptor.readlink())
+    return [target for target in found if target.is_file()]
 
 
 def start_failure(tmp_path: Path, package: Path, *arguments: str) -> str:
