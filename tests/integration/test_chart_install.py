@@ -220,7 +220,7 @@ def test_its_pod_is_admitted_by_the_restricted_profile(raw: Run, namespace: str)
 
 
 def test_the_operator_may_take_a_command_away_but_not_touch_spec(
-    release: Run, raw: Run, namespace: str
+    release: Run, raw: Run, namespace: str, eventually: Callable[..., Any]
 ) -> None:
     install(release)
     account = f"system:serviceaccount:{namespace}:sluice"
@@ -236,14 +236,17 @@ def test_the_operator_may_take_a_command_away_but_not_touch_spec(
     }
     assert raw("apply", "-f", "-", stdin=json.dumps(mdep)).returncode == 0
 
-    def patch(body: dict[str, Any]) -> str:
+    def patch(body: dict[str, Any], *options: str) -> str:
         done = raw(
             "-n", namespace, "patch", "mdep", "guarded", "--type=merge", "-p", json.dumps(body),
-            "--as", account,
+            "--as", account, *options,
         )  # fmt: skip
         return "" if done.returncode == 0 else done.stderr
 
-    assert "may not change spec" in patch({"spec": {"replicas": 5}})
+    spec = {"spec": {"replicas": 5}}
+    # The API server learns of a new policy a moment after it has stored it.
+    eventually(lambda: "may not change spec" in patch(spec, "--dry-run=server"), 30)
+    assert "may not change spec" in patch(spec)
     assert "may not change labels" in patch({"metadata": {"labels": {"x": "y"}}})
     assert "may only remove" in patch({"metadata": {"annotations": {"team": None}}})
     assert "may only remove" in patch({"metadata": {"annotations": {"new": "x"}}})

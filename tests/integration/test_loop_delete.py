@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.integration.loop import PATHS, Loop, loop_in, rows
+from tests.integration.routers import deaf, routers
 
 from sluice.local.cluster import LocalCluster
 
@@ -60,6 +61,33 @@ def test_deleting_leaves_nothing_at_any_phase(loop: Loop) -> None:
     loop.until(lambda: left(loop, everything, "ModelRevision") == kept, 60, "only the quarantined")
 
     again(loop, "stepping-up", first, second)
+
+
+def test_deleting_while_traffic_is_taken_back_leaves_the_record_only(loop: Loop) -> None:
+    first, second = loop.package("v1", bias=0.1), loop.package("v2", bias=0.2)
+    loop.start()
+    for name in WAYS:
+        loop.apply(first, name, replicas=1)
+    loop.until(lambda: all(loop.serves("v1", n) for n in WAYS), 120, "v1 serves")
+    for name in WAYS:
+        loop.apply(second, name, replicas=1, rollout={"steps": [STEP]})
+    loop.until(lambda: all(loop.phase(n) == "Stepping" for n in WAYS), 60, "canaries")
+    addresses = [a for name in WAYS for a, _ in routers(loop, name).values()]
+    assert len(addresses) == 4
+
+    # Deaf routers are replaced one at a time, so there is time enough to meet the phase.
+    with deaf(loop, *addresses):
+        loop.kubectl("-n", loop.namespace, "annotate", "mdep", *WAYS, "sluice.dev/abort=now")
+        loop.until(lambda: all(loop.phase(n) == "RollingBack" for n in WAYS), 20, "taken back")
+        loop.kubectl("-n", loop.namespace, "delete", "mdep", "up", "--wait=false")
+        loop.until(lambda: loop.mdep("up") == {}, 20, "nothing holds it back")
+        assert loop.phase("down") == "RollingBack"
+        loop.kill()
+        loop.kubectl("-n", loop.namespace, "delete", "mdep", "down", "--wait=false")
+        loop.until(lambda: not left(loop, [*WAYS]), 60, "the collector takes what is owned")
+    loop.start()
+    kept = {f"ModelRevision/{name}-rev-{loop.revision('v2', name)}" for name in WAYS}
+    loop.until(lambda: left(loop, [*WAYS], "ModelRevision") == kept, 60, "only the quarantined")
 
 
 WAYS = ("up", "down")

@@ -7,10 +7,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from tests.integration.loop import Loop, Users, loop_in, rows
+from tests.integration.routers import process_at, restart_routers, routers
 
 from sluice.local import inspect
 from sluice.local.cluster import LocalCluster
@@ -38,44 +38,6 @@ def hanging(cluster: LocalCluster) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def routers(loop: Loop) -> dict[str, tuple[str, int]]:
-    """Router pods that are ready: name to address and restarts of the container."""
-    found = {}
-    for pod in loop.list("Pod"):
-        status = pod["status"]
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status["conditions"])
-        going = "deletionTimestamp" in pod["metadata"]
-        router = pod["metadata"]["labels"].get("sluice.dev/component") == "router"
-        if router and ready and not going:
-            restarts = status["containerStatuses"][0]["restartCount"]
-            found[pod["metadata"]["name"]] = (status["podIP"], restarts)
-    return found
-
-
-def restart_routers(loop: Loop) -> None:
-    """Kill the process in every router, one after the other; wait until each is ready again."""
-    for name, (address, restarts) in sorted(routers(loop).items()):
-        os.kill(_haproxy(address), signal.SIGKILL)
-        loop.until(
-            lambda n=name, r=restarts: routers(loop).get(n, ("", 0))[1] > r,  # type: ignore[misc]
-            60,
-            f"{name} runs again",
-        )
-
-
-def _haproxy(address: str) -> int:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-                mine = f"POD_IP={address}".encode() in (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if mine and b"haproxy.cfg" in command:
-                return int(entry.name)
-    raise AssertionError(f"no router process at {address}")
 
 
 def gets_nothing(users: Users, revision: str, seconds: float) -> None:
@@ -163,7 +125,7 @@ def _taken_back_after_promotion(loop: Loop, users: Users) -> None:
     taken = loop.revision("v3")
     loop.until(grows(users, taken), 20, "v3 serves")
     deaf, (address, _) = sorted(routers(loop).items())[0]
-    os.kill(_haproxy(address), signal.SIGSTOP)
+    os.kill(process_at(loop, address), signal.SIGSTOP)
     loop.kubectl("-n", loop.namespace, "annotate", "mdep/iris", "sluice.dev/abort=now")
     loop.until(lambda: _zero(loop, taken), 40, "v3 is taken back, the deaf router is replaced")
     pods = {p["metadata"]["name"]: p["metadata"] for p in loop.list("Pod")}
