@@ -84,7 +84,7 @@ def test_deleting_while_traffic_is_taken_back_leaves_the_record_only(loop: Loop)
         assert loop.phase("down") == "RollingBack"
         loop.kill()
         loop.kubectl("-n", loop.namespace, "delete", "mdep", "down", "--wait=false")
-        loop.until(lambda: not left(loop, [*WAYS]), 60, "the collector takes what is owned")
+    loop.until(lambda: not left(loop, [*WAYS]), 90, "the collector takes what is owned")
     loop.start()
     kept = {f"ModelRevision/{name}-rev-{loop.revision('v2', name)}" for name in WAYS}
     loop.until(lambda: left(loop, [*WAYS], "ModelRevision") == kept, 60, "only the quarantined")
