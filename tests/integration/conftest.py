@@ -9,6 +9,7 @@ SLUICE_LOCAL_STATE to use (and keep) an instance that is running already.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ import pytest
 
 from sluice.local import binaries
 from sluice.local.cluster import LocalCluster
+
+# A shell that runs tests in its background has them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 T = TypeVar("T")
 Kubectl = Callable[..., str]
