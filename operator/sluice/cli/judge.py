@@ -1,41 +1,68 @@
-"""``sluice judge``: the engine of the canary on a file, so that a person can check a verdict.
+"""``sluice judge``: the engines on a file, so that a person can check a verdict.
 
-Calls sluice.stats only.
+Calls sluice.cli._judge_kinds and, for ``--plot``, sluice.cli._judge_plot.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from sluice.cli._judge_kinds import Question, Row, judged
 from sluice.errors import InvalidInputError
 
-COLUMNS = ("look", "arm", "n", "events")
-ARMS = ("stable", "candidate")
-Sums = dict[int, dict[str, list[int]]]
+ALPHAS = {"counts": 0.05, "means": 0.05, "srm": 0.001}
+EFFECTS = {
+    "counts": "odds ratio",
+    "means": "difference",
+    "srm": "share",
+}
+ONLY_FOR = {
+    "margin": ("counts", "means"),
+    "sided": ("counts", "means"),
+    "better": ("means",),
+    "weight": ("srm",),
+    "prior": ("srm",),
+}
+
+
+class _Number(click.FloatRange):
+    """A range that NaN is outside of: click compares, and NaN is neither below nor above."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--kind", type=click.Choice(["counts"]), default="counts", show_default=True)
+@click.option(
+    "--kind",
+    type=click.Choice(sorted(ALPHAS)),
+    default="counts",
+    show_default=True,
+    help="counts: events among requests; means: a metric per unit; srm: units per arm.",
+)
 @click.option(
     "--margin",
-    type=click.FloatRange(0.01, 100.0),
+    type=_Number(0.01, 100.0),
     default=1.0,
     show_default=True,
-    help="Odds ratio that is still tolerated.",
+    help="Ratio candidate : stable that is still tolerated (counts: of odds; means: of means).",
 )
 @click.option(
     "--alpha",
-    type=click.FloatRange(1e-6, 0.5),
-    default=0.05,
-    show_default=True,
-    help="Chance of a false alarm over all looks.",
+    type=_Number(1e-6, 0.5),
+    help="Chance of a false alarm over all looks.  [default: 0.05; 0.001 for srm]",
 )
 @click.option(
     "--sided",
@@ -44,87 +71,112 @@ Sums = dict[int, dict[str, list[int]]]
     show_default=True,
     help="one: is the candidate worse? two: do the arms differ?",
 )
+@click.option(
+    "--better",
+    type=click.Choice(["higher", "lower"]),
+    default="higher",
+    show_default=True,
+    help="Whether more or less of the metric is better (means).",
+)
+@click.option(
+    "--weight",
+    type=_Number(1e-6, 1 - 1e-6),
+    help="Candidate's planned share of units, if FILE has no column weight (srm).",
+)
+@click.option(
+    "--prior",
+    type=_Number(2.0, 1e6),
+    default=1000.0,
+    show_default=True,
+    help="How many units the plan counts for; more find smaller mismatches (srm).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(file: Path, kind: str, margin: float, alpha: float, sided: str, as_json: bool) -> None:
-    """Judge the counts in FILE (CSV) look by look.
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also draw effect and evidence into this .svg or .png file.",
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    file: Path,
+    kind: str,
+    margin: float,
+    alpha: float | None,
+    sided: str,
+    better: str,
+    weight: float | None,
+    prior: float,
+    as_json: bool,
+    plot: Path | None,
+) -> None:
+    """Judge the numbers in FILE (CSV) look by look.
 
-    FILE has the columns look, arm (stable or candidate), n and events, and optionally pod; rows of
-    one look and arm are added up. The odds ratio comes with its confidence sequence, which may be
-    looked at any time.
+    FILE has the columns look and arm (stable or candidate) and, by kind:
+
+    \b
+      counts  n, events       requests and how many of them failed
+      means   n, sum, sumsq   units, sum of their outcomes and of the squares
+      srm     units           units, and optionally weight, the planned share
+
+    Further columns, such as pod, are ignored; rows of one look and arm are added up. The effect
+    comes with its confidence sequence, which may be looked at any time.
+
+    \b
+    Examples:
+      sluice judge errors.csv --margin 1.2
+      sluice judge revenue.csv --kind means --margin 0.98 --plot revenue.svg
+      sluice judge latency.csv --kind means --better lower --margin 1.1
+      sluice judge users.csv --kind srm --weight 0.5
     """
-    rows = _judged(_read(file), margin, alpha, two_sided=sided == "two")
-    if as_json:
-        click.echo(json.dumps({"looks": rows}))
-        return
-    need = math.log10(1.0 / alpha)
-    click.echo(f"{'look':>6} {'evidence':>12} {'odds ratio':>11} {'from':>8} {'to':>8}  verdict")
-    for row in rows:
-        click.echo(
-            f"{row['look']:>6} {row['log10_evidence']:>5.2f} of {need:.1f} "
-            f"{_cell(row['estimate']):>12} {_cell(row['low']):>8} {_cell(row['high']):>8}  "
-            f"{row['verdict']}"
-        )
-
-
-def _judged(looks: Sums, margin: float, alpha: float, *, two_sided: bool) -> list[dict[str, Any]]:
-    from sluice.stats import counts
-
-    state = counts.start(counts.new(margin, planned_starts=1))
-    need, rows, verdict = math.log(1.0 / alpha), [], "Inconclusive"
-    for number, arms in sorted(looks.items()):
-        stable, candidate = arms["stable"], arms["candidate"]
-        state = counts.absorb(state, counts.Counts(*stable, *candidate))
-        evidence = counts.log_e_difference(state) if two_sided else counts.log_e(state)
-        low, high = counts.confidence(state, alpha)
-        if evidence >= need:
-            # What has been proven once stays proven: that is what "anytime" means.
-            verdict = "Fail"
-        rows.append(
-            {
-                "look": number,
-                "log10_evidence": evidence / math.log(10.0),
-                "estimate": counts.odds_ratio(state),
-                "low": low,
-                "high": high,
-                "verdict": verdict,
-            }
-        )
-    return rows
-
-
-def _read(file: Path) -> Sums:
-    """Requests and events of both arms in each look."""
-    looks: Sums = {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        absent = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
-        if absent:
+    for name, kinds in ONLY_FOR.items():
+        if kind not in kinds and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise InvalidInputError(
-                f"{file} has no column {', '.join(absent)}.",
-                hint="It needs a header with look, arm, n and events.",
+                f"--{name} says nothing about {kind}.", hint=f"It is for {' and '.join(kinds)}."
             )
-        for row in reader:
-            _add(looks, row, f"{file}, line {reader.line_num}")
-    if not looks:
-        raise InvalidInputError(f"{file} has no rows.", hint="Write one row per look and arm.")
-    return looks
+    question = Question(kind, margin, alpha or ALPHAS[kind], sided == "two", better, weight, prior)
+    results = list(judged(file, question))
+    if plot is not None:
+        from sluice.cli import _judge_plot
+
+        _judge_plot.draw(plot, file.name, results, _words(question))
+    rows = [{k: v for k, v in row.items() if k != "margin"} for row in results]
+    click.echo(json.dumps({"looks": rows}) if as_json else _table(rows, question))
 
 
-def _add(looks: Sums, row: dict[str, str], where: str) -> None:
-    try:
-        number, n, events = (int(row[c]) for c in ("look", "n", "events"))
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"{where}: look, n and events must be whole numbers.", hint=str(row)
-        ) from error
-    if row["arm"] not in ARMS:
-        raise InvalidInputError(f"{where}: arm {row['arm']!r} is neither stable nor candidate.")
-    if n < 0 or not 0 <= events <= n:
-        raise InvalidInputError(f"{where}: {events} events of {n} requests cannot be.")
-    sums = looks.setdefault(number, {arm: [0, 0] for arm in ARMS})[row["arm"]]
-    sums[0] += n
-    sums[1] += events
+def _words(question: Question) -> dict[str, Any]:
+    """What the picture says beside its lines."""
+    effects = {
+        "counts": "odds ratio of events,\ncandidate : stable",
+        "means": "difference of means,\ncandidate − stable",
+        "srm": "candidate's share\nof units",
+    }
+    if question.kind == "srm":
+        margin = "planned share"
+    elif question.two_sided and (question.kind == "counts" or question.margin == 1.0):
+        margin = "no difference"
+    else:
+        margin = f"tolerated: {question.margin:g} × stable"
+    return {
+        "effect": effects[question.kind],
+        "margin": margin,
+        "need": question.need,
+        "alpha": question.alpha,
+        "ratio": question.kind == "counts",
+    }
+
+
+def _table(rows: list[Row], question: Question) -> str:
+    effect = EFFECTS[question.kind]
+    lines = [f"{'look':>6} {'evidence':>12} {effect:>11} {'from':>10} {'to':>10}  verdict"]
+    for row in rows:
+        estimate, low, high = (_cell(row[name]) for name in ("estimate", "low", "high"))
+        lines.append(
+            f"{row['look']:>6} {row['log10_evidence']:>5.2f} of {question.need:<3.1f} "
+            f"{estimate:>11} {low:>10} {high:>10}  {row['verdict']}"
+        )
+    return "\n".join(lines)
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.4g}"
