@@ -185,6 +185,33 @@ def test_files_of_other_kinds_are_checked_as_well(
     assert message in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (
+            "means",
+            MEANS + "1,stable,a,5,1,9e99\n1,candidate,a,1,1,1\n" * 20,
+            "is not a number below",
+        ),
+        ("srm", SRM + f"1,stable,{10**12},.5\n1,candidate,1,.5\n" * 2, "not a number of units"),
+        (
+            "srm",
+            SRM
+            + "".join(
+                f"{k},stable,1,{k / 2000}\n{k},candidate,1,{k / 2000}\n" for k in range(1, 200)
+            ),
+            "more than 100 different weights",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_together_are_refused(
+    tmp_path: Path, kind: str, text: str, message: str
+) -> None:
+    result = judge(tmp_path, text, "--kind", kind)
+    assert isinstance(result.exception, InvalidInputError), result.exception
+    assert message in str(result.exception)
+
+
 @pytest.mark.parametrize("content", [bytes(range(256)), b"\xff\xfel\x00o\x00", b"\x00" * 99])
 @pytest.mark.parametrize("kind", ["counts", "means", "srm"])
 def test_what_is_not_text_is_refused(tmp_path: Path, content: bytes, kind: str) -> None:
@@ -284,6 +311,16 @@ def test_a_picture_has_effect_band_margin_and_evidence(
     assert "looks.csv: fails since look" in said
     assert drawn[0] == drawn[1], "the same numbers make the same file"
     assert drawn[2].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("size", ["1e15", "-1e15", "1e40"])
+def test_any_means_can_be_drawn(tmp_path: Path, size: str) -> None:
+    text = MEANS + f"1,stable,a,9000,{size},1e90\n1,candidate,a,9000,5,9e99\n"
+    target = tmp_path / "picture.png"
+    result = judge(tmp_path, text, "--kind", "means", "--plot", str(target))
+    assert result.exit_code == 0, result.exception
+    constant = MEANS + f"1,stable,a,1,{size},1e90\n1,candidate,a,9000,9000,9000\n" * 9
+    assert judge(tmp_path, constant, "--kind", "means", "--plot", str(target)).exit_code == 0
 
 
 @pytest.mark.parametrize(

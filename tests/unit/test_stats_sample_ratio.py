@@ -149,7 +149,7 @@ def test_what_cannot_be_is_refused() -> None:
     for spread in (0.0, math.nan, 9.0):
         with pytest.raises(ValueError, match="spread"):
             sr.new(spread)
-    full = {**sr.new(), "units": [[0.1 + k / 10_000, 1, 1] for k in range(sr.MOST_WEIGHTS)]}
+    full = {**sr.new(), "units": [[0.1 + k / 1000, 1, 1] for k in range(sr.MOST_WEIGHTS)]}
     with pytest.raises(ValueError, match="different weights"):
         sr.absorb(full, 1, 1, 0.9)
 

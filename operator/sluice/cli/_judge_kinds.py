@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sluice.cli import _judge_files as files
+from sluice.errors import InvalidInputError
 
 Row = dict[str, Any]
 
@@ -105,8 +106,12 @@ def _row(
 def judged(file: Path, question: Question) -> Iterator[Row]:
     """Look, log10 evidence, estimate, low, high, margin and verdict of each look in ``file``."""
     verdict = "Inconclusive"
-    for row in JUDGES[question.kind](file, question):
-        if row["log10_evidence"] >= question.need:
-            # What has been proven once stays proven: that is what "anytime" means.
-            verdict = "Fail"
-        yield {**row, "verdict": verdict}
+    try:
+        for row in JUDGES[question.kind](file, question):
+            if row["log10_evidence"] >= question.need:
+                # What has been proven once stays proven: that is what "anytime" means.
+                verdict = "Fail"
+            yield {**row, "verdict": verdict}
+    except ValueError as error:
+        # Each row can be; all of them together cannot.
+        raise InvalidInputError(f"{file} cannot be judged: {error}.") from error

@@ -117,7 +117,7 @@ def command(
     \b
       counts  n, events       requests and how many of them failed
       means   n, sum, sumsq   units, sum of their outcomes and of the squares
-      srm     units           units, and optionally weight, the planned share
+      srm     units           units seen for the first time; optionally weight, the planned share
 
     Further columns, such as pod, are ignored; rows of one look and arm are added up. The effect
     comes with its confidence sequence, which may be looked at any time.

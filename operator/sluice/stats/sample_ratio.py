@@ -33,7 +33,7 @@ ALPHA = 0.001
 SPREAD = 0.1
 """Standard deviation of the log odds that a mismatch is expected to shift."""
 
-MOST_WEIGHTS = 1000
+MOST_WEIGHTS = 100
 MOST_UNITS = 10**12
 FARTHEST = 40.0
 """A shift of the log odds beyond which a share is 0 or 1."""
@@ -111,19 +111,23 @@ def confidence(state: State, alpha: float = ALPHA) -> tuple[float | None, float 
 
 
 def _log_likelihood(state: State, shifts: Floats) -> Floats:
-    result = np.zeros_like(shifts)
-    for weight, a, b in state["units"]:
-        result += b * shifts - (a + b) * np.log1p(weight * np.expm1(shifts))
+    weight, a, b = _columns(state)
+    gains = np.log1p(weight[:, None] * np.expm1(shifts)[None, :])
+    result: Floats = b.sum() * shifts - (a + b) @ gains
     return result
 
 
 def _share(state: State, shift: float) -> float:
     """Candidate's expected share of all units if the log odds of each weight are shifted."""
-    total = sum(a + b for _, a, b in state["units"])
-    odds = math.exp(shift)
-    return float(
-        sum((a + b) / total * w * odds / (1.0 - w + w * odds) for w, a, b in state["units"])
-    )
+    weight, a, b = _columns(state)
+    odds = weight * math.exp(shift)
+    return float((a + b) @ (odds / (1.0 - weight + odds)) / (a + b).sum())
+
+
+def _columns(state: State) -> tuple[Floats, Floats, Floats]:
+    """Weights, and units of stable and of the candidate at each of them."""
+    table = np.array(state["units"], dtype=np.float64).reshape(-1, 3)
+    return table[:, 0], table[:, 1], table[:, 2]
 
 
 def _shift_of(state: State, share: float) -> float:
