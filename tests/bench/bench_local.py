@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.bench.rows import Row, at_most
 from tests.integration.conftest import kubectl_for
 
+from sluice.controller.pods import is_ready
 from sluice.local import inspect
 from sluice.local.cluster import LocalCluster
 
@@ -28,8 +29,7 @@ def _seconds_to_ready(cluster: LocalCluster, name: str) -> float:
     kubectl_for(cluster)("create", "-f", "-", stdin=_pod(name))
     begin = time.monotonic()
     while True:
-        status = cluster.api(f"/api/v1/namespaces/default/pods/{name}")["status"]
-        if any(c["type"] == "Ready" and c["status"] == "True" for c in status["conditions"]):
+        if is_ready(cluster.api(f"/api/v1/namespaces/default/pods/{name}")):
             return time.monotonic() - begin
         time.sleep(0.005)
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from tests.integration.loop import Loop
 
+from sluice.controller.pods import is_ready
+
 
 def routers(loop: Loop, name: str = "iris") -> dict[str, tuple[str, int]]:
     """Router pods that are ready: name to address and restarts of the container."""
     found = {}
     for pod in loop.list("Pod"):
         labels, status = pod["metadata"]["labels"], pod["status"]
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status["conditions"])
-        going = "deletionTimestamp" in pod["metadata"]
         router = labels.get("sluice.dev/component") == "router"
-        if router and labels["sluice.dev/deployment"] == name and ready and not going:
+        if router and labels["sluice.dev/deployment"] == name and is_ready(pod):
             restarts = status["containerStatuses"][0]["restartCount"]
             found[pod["metadata"]["name"]] = (status["podIP"], restarts)
     return found

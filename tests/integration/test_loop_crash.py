@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.integration.loop import Loop, Obj, loop_in, not_by_the_model, rows
 
+from sluice.controller.pods import is_ready
 from sluice.local.cluster import LocalCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.load, pytest.mark.timeout(300)]
@@ -129,12 +130,7 @@ def _pods(loop: Loop, name: str) -> list[str]:
 
 def _ready(loop: Loop, name: str) -> set[str]:
     names = set(_pods(loop, name))
-    return {
-        p["metadata"]["name"]
-        for p in loop.list("Pod")
-        if p["metadata"]["name"] in names
-        and any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"]["conditions"])
-    }
+    return {n for p in loop.list("Pod") if (n := p["metadata"]["name"]) in names and is_ready(p)}
 
 
 def _shape(loop: Loop) -> Obj:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sluice.controller.pods import is_ready
 from sluice.local import binaries
 from sluice.local.cluster import LocalCluster
 
@@ -97,14 +98,8 @@ def test_a_pod_waits_for_its_verdict_and_is_called_by_name(
     objects = {"apiVersion": "v1", "kind": "List", "items": [pod("iris", iris.path), SERVICE]}
     kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(objects))
 
-    def status() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(
-            kubectl("get", "pod", "iris", "-n", namespace, "-o", "json")
-        )["status"]
-        return found
-
     def ready() -> bool:
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in status()["conditions"])
+        return is_ready(json.loads(kubectl("get", "pod", "iris", "-n", namespace, "-o", "json")))
 
     eventually(lambda: "serving http" in kubectl("logs", "iris", "-n", namespace), 60)
     assert not ready()
