@@ -62,6 +62,7 @@ def test_evidence_is_the_normal_mixture_over_the_stratified_sum(margin: float) -
     s, v, r = by_hand(arms, margin, ALPHA)
     expected = 0.5 * math.log(r / (v + r)) + s * s / (2 * (v + r))
     assert means.log_e(state, "two", margin) == pytest.approx(expected, rel=1e-9)
+    assert means.standardised(state, margin) == pytest.approx(s / math.sqrt(v), rel=1e-9)
     s, v, r = by_hand(arms, margin, 2 * ALPHA)
     for sided, sign in (("higher", 1.0), ("lower", -1.0)):
         # The likelihood ratio of drift u / sqrt(V), mixed over a half-normal of variance 1 / r.
@@ -146,6 +147,7 @@ def test_directions_of_the_margin() -> None:
 def test_nothing_is_claimed_before_enough_units_or_without_variance() -> None:
     few = absorbed(looks(np.random.default_rng(7), 5.0, 9.0, 3))
     assert means.log_e(few) == 0.0 and means.confidence(few, ALPHA) == (None, None)
+    assert means.standardised(few) is None
     assert means.estimate(few) is not None
     lopsided = means.absorb(means.new(), Moments(9000, 9000.0, 18000.0), Moments(49, 0.0, 0.0))
     assert means.log_e(lopsided) == 0.0

@@ -8,7 +8,8 @@ and Rowe, *Repeated Significance Tests on Accumulating Data*; Lan and DeMets, *D
 Boundaries for Clinical Trials*).
 
 Valid only for the looks that were declared and up to the declared horizon; sluice.stats.means is
-for everything else.  z is S / sqrt(V) of Engine M, and t is V over its value at the horizon.
+for everything else.  z is sluice.stats.means.standardised, and t is the part of the planned units
+that has been seen.
 """
 
 from __future__ import annotations

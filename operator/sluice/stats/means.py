@@ -193,12 +193,25 @@ def log_e(state: State, sided: Sided = "two", margin: float = 0.0) -> float:
         return 0.0
     level = state["alpha"] if sided == "two" else min(0.5, 2.0 * state["alpha"])
     variance, r = _variance_and_scale(state, 1.0 + margin, level)
-    score = float(state["difference"] - margin * state["stable"])
-    z = score / math.sqrt(variance + r)
+    z = _score(state, margin) / math.sqrt(variance + r)
     shrunk = -0.5 * math.log1p(variance / r)
     if sided == "two":
         return shrunk + 0.5 * z * z
     return shrunk + math.log(2.0) + _log_half_mixture(z if sided == "higher" else -z)
+
+
+def standardised(state: State, margin: float = 0.0) -> float | None:
+    """S / sqrt(V), for a look declared beforehand (sluice.stats.group_sequential); None while
+    nothing is claimed."""
+    if not decisive(state):
+        return None
+    variance, _ = _variance_and_scale(state, 1.0 + margin, state["alpha"])
+    return _score(state, margin) / math.sqrt(variance)
+
+
+def _score(state: State, margin: float) -> float:
+    """S for candidate against (1 + margin) times stable."""
+    return float(state["difference"] - margin * state["stable"])
 
 
 def _log_half_mixture(z: float) -> float:
