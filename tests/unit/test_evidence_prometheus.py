@@ -76,7 +76,7 @@ def shop() -> Iterator[Shop]:
 @pytest.fixture(scope="module")
 def prometheus(shop: Shop) -> Iterator[PrometheusProcess]:
     with prometheus_server([f"127.0.0.1:{shop.server.server_port}"]) as running:
-        running.wait_for_samples("orders_total", 2)
+        running.wait_for("count_over_time(orders_total[1h]) > 1")
         yield running
 
 
@@ -116,7 +116,7 @@ def test_a_gauge_of_each_arm(prometheus: PrometheusProcess) -> None:
 def test_every_order_is_counted_once_over_many_looks(
     prometheus: PrometheusProcess, shop: Shop
 ) -> None:
-    """What the looks add up to is what was sold, but for the ends of one interval."""
+    """What the looks add up to is what was sold, and at most one scrape interval more."""
     since = time.time() - 1.0
     state, where = begin(since), PrometheusServer(prometheus.url)
     for look in range(1, 6):
@@ -125,9 +125,7 @@ def test_every_order_is_counted_once_over_many_looks(
             shop.orders.labels("iris-bbb", pod).inc(100)
             shop.refunds.labels("iris-bbb", pod).inc(50)
         scraped = shop.orders.labels("iris-bbb", "1")._value.get()
-        query = f'orders_total{{revision="iris-bbb",pod="1"}} >= {scraped}'
-        while not prometheus.ask(query):
-            time.sleep(0.05)
+        prometheus.wait_for(f'orders_total{{revision="iris-bbb",pod="1"}} >= {scraped}')
         at = time.time()
         totals = run(
             lambda s, at=at: read_totals(
@@ -137,8 +135,8 @@ def test_every_order_is_counted_once_over_many_looks(
         counted = count(state, totals)
         assert counted.counts.candidate.n > 0, look
         state = counted.state
-    assert state["stable"][0] == pytest.approx(4000, rel=0.35)
-    assert state["candidate"][0] == pytest.approx(1000, rel=0.35)
+    assert 3999 <= state["stable"][0] <= 4000 * 1.4
+    assert 999 <= state["candidate"][0] <= 1000 * 1.4
     assert state["stable"][1] == 0
     assert state["candidate"][1] == pytest.approx(state["candidate"][0] / 2, abs=2)
 
@@ -221,9 +219,8 @@ def test_a_user_that_prometheus_does_not_know_is_refused() -> None:
         for headers in ({}, {"Authorization": f"Basic {TOKEN}"}):
             error = refused(PrometheusServer(guarded.url, headers=headers))
             assert (error.reason, "status 401" in error.message) == (REFUSED, True)
-        assert refused(PrometheusServer(guarded.url, token=TOKEN)).hint.startswith(
-            "Check the token"
-        )
+        bearer = refused(PrometheusServer(guarded.url, token=TOKEN))
+        assert "Check the token" in bearer.hint
 
 
 def vector(*samples: Any) -> dict[str, Any]:
@@ -341,7 +338,7 @@ def test_tls_is_checked_against_the_given_authority(tmp_path: Path) -> None:
         PrometheusServer(""),
         PrometheusServer("prometheus:9090"),
         PrometheusServer("file:///etc/passwd"),
-        PrometheusServer(f"http://user:{TOKEN}@prometheus:9090"),
+        PrometheusServer("http://user:password@prometheus:9090"),
         PrometheusServer("http://prometheus:port"),
         PrometheusServer("http://[prometheus"),
         PrometheusServer("http://prometheus?x=1"),
@@ -353,5 +350,5 @@ def test_tls_is_checked_against_the_given_authority(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_setting_that_cannot_be_used_asks_nobody(where: PrometheusServer) -> None:
-    error = refused(PrometheusServer(where.url.replace(TOKEN, "x"), where.token, where.headers))
-    assert error.reason == REFUSED
+    error = refused(where)
+    assert (error.reason, "password" in str(error)) == (REFUSED, False)
