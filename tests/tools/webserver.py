@@ -57,6 +57,7 @@ class Request(BaseHTTPRequestHandler):
         server.handler(self)
 
     do_PUT = do_GET
+    do_POST = do_GET
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002

@@ -56,9 +56,9 @@ ROUNDING = 8 * sys.float_info.epsilon
 class Moments:
     """Units of one arm in one look: how many, the sum of their outcomes, and of the squares."""
 
-    n: int
-    total: float
-    squares: float
+    n: int = 0
+    total: float = 0.0
+    squares: float = 0.0
 
     def check(self, arm: str) -> None:
         """Raise ValueError, naming ``arm``, when no outcomes have such moments."""
