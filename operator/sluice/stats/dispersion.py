@@ -22,8 +22,10 @@ from sluice.stats.counts import Counts
 from sluice.stats.look import Cell
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 State = dict[str, Any]
 
+ARMS = ("stable", "candidate")
 PRIOR_CELLS = 5.0
 """Pods of a few looks say little: phi begins as if this many cells had shown none."""
 
@@ -44,25 +46,35 @@ def absorb_pods(state: State, arms: Iterable[list[tuple[int, int]]]) -> State:
     """One look's pods of stable and candidate, each as (requests, events)."""
     chi, free = list(state["chi"]), list(state["free"])
     for arm, pods in enumerate(arms):
-        n = sum(p[0] for p in pods)
-        x = sum(p[1] for p in pods)
-        if n == 0 or x == 0 or len(pods) < 2:
+        if len(pods) < 2 or not any(x for _, x in pods):
             continue
-        rate = x / n
-        chi[arm] += sum((px - pn * rate) ** 2 / (pn * rate) for pn, px in pods if pn > 0)
-        free[arm] += sum(1 for pn, _ in pods if pn > 0) - 1
-    return {"chi": [round(c, 6) for c in chi], "free": free}
+        squares, cells = pod_squares(*np.array(pods, dtype=np.int64).T)
+        chi[arm] = round(chi[arm] + float(squares), 6)
+        free[arm] += int(cells)
+    return {"chi": chi, "free": free}
+
+
+def pod_squares(n: Ints, x: Ints) -> tuple[Floats, Ints]:
+    """Squares over expectation and free cells of one look: (..., pods) give (...)."""
+    total, events = n.sum(axis=-1, keepdims=True), x.sum(axis=-1, keepdims=True)
+    seen = (n > 0) & (events > 0)
+    expected = np.where(seen, n * (events / np.maximum(total, 1)), 1.0)
+    squares: Floats = (np.where(seen, x - expected, 0.0) ** 2 / expected).sum(axis=-1)
+    return squares, np.maximum(seen.sum(axis=-1) - 1, 0)
 
 
 def phi_of_pods(state: State) -> float:
     """The larger of both arms' dispersions between pods; 1 while it could be chance."""
-    largest = 1.0
-    for chi, free in zip(state["chi"], state["free"], strict=True):
-        cells = free + PRIOR_CELLS
-        phi = float((chi + PRIOR_CELLS) / cells)
-        # One standard error of a mean of squares: even pods differ that much by themselves.
-        if phi > 1.0 + math.sqrt(2.0 / cells):
-            largest = max(largest, phi)
+    return float(pod_phi(np.array(state["chi"]), np.array(state["free"])))
+
+
+def pod_phi(chi: Floats, free: Ints) -> Floats:
+    """The same from sums over looks: (..., arms) give (...)."""
+    cells = free + PRIOR_CELLS
+    phi = (chi + PRIOR_CELLS) / cells
+    # One standard error of a mean of squares: even pods differ that much by themselves.
+    surely = np.where(phi > 1.0 + np.sqrt(2.0 / cells), phi, 1.0)
+    largest: Floats = np.maximum(surely, 1.0).max(axis=-1)
     return largest
 
 
@@ -99,7 +111,7 @@ def phi_of_jumps(state: State) -> float:
 
 def new_buckets() -> State:
     """Requests, client errors and model errors of each unit bucket, by arm."""
-    return {arm: {} for arm in ("stable", "candidate")}
+    return {arm: {} for arm in ARMS}
 
 
 def absorb_buckets(
@@ -122,18 +134,18 @@ def phi_of_buckets(state: State, position: int) -> float:
 
     ``position`` is the event's place in a cell: 1 for client errors, 2 for model errors.
     """
-    largest = 1.0
-    for arm in ("stable", "candidate"):
-        cells = [c for c in state[arm].values() if c[0] > 0]
-        n = sum(c[0] for c in cells)
-        x = sum(c[position] for c in cells)
-        if x == 0 or len(cells) < 2:
-            continue
-        counts = np.array([(c[0], c[position]) for c in cells], dtype=np.float64)
-        expected = counts[:, 0] * (x / n)
-        squares = float(((counts[:, 1] - expected) ** 2).sum()) / x
-        largest = max(largest, squares * len(cells) / (len(cells) - 1))
-    return largest
+    arms = [np.array([(0, 0), *((c[0], c[position]) for c in state[arm].values())]) for arm in ARMS]
+    return max(float(bucket_phi(cells[:, 0], cells[:, 1])) for cells in arms)
+
+
+def bucket_phi(n: Ints, x: Ints) -> Floats:
+    """Dispersion of sums by bucket, at least 1: (..., buckets) give (...)."""
+    total, events = n.sum(axis=-1), x.sum(axis=-1)
+    cells = (n > 0).sum(axis=-1)
+    expected = n * (events / np.maximum(total, 1))[..., None]
+    squares = ((x - expected) ** 2).sum(axis=-1) / np.maximum(events, 1)
+    phi: Floats = np.maximum(1.0, squares * cells / np.maximum(cells - 1, 1))
+    return phi
 
 
 def largest_bucket(state: State, position: int) -> tuple[int, int]:

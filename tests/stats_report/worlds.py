@@ -1,0 +1,44 @@
+"""Traffic and failures for many runs at once, drawn from their distributions, not per request.
+
+Used by the tables of tests.stats_report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from tests.stats_report.engines import Floats, Ints, Seen
+
+RAMP = (0.01, 0.05, 0.1, 0.25, 0.5)
+
+
+def split(rng: np.random.Generator, runs: int, requests: int, share: float) -> tuple[Ints, Ints]:
+    """How many of a look's requests went to stable and to the candidate."""
+    candidate = rng.binomial(requests, share, size=runs)
+    return requests - candidate, candidate
+
+
+def look(
+    rng: np.random.Generator,
+    runs: int,
+    requests: int,
+    share: float,
+    stable: float | Floats,
+    candidate: float | Floats,
+) -> Seen:
+    """One look of every run; failures are independent."""
+    n_a, n_b = split(rng, runs, requests, share)
+    return Seen(n_a, rng.binomial(n_a, stable), n_b, rng.binomial(n_b, candidate))
+
+
+def ramp(looks_per_step: int) -> Iterator[tuple[int, float, bool, float]]:
+    """Looks of a five-step ramp: number, candidate's share, whether a step begins, progress."""
+    total = looks_per_step * len(RAMP)
+    for number in range(total):
+        yield (
+            number,
+            RAMP[number // looks_per_step],
+            number % looks_per_step == 0,
+            number / (total - 1),
+        )
