@@ -14,7 +14,8 @@ from tests.stats_report import baselines, worlds
 from tests.stats_report.engines import Crossing, Floats, Ints, OddsRatio, Seen
 from tests.stats_report.rows import Cell, Row, false_alarms, percent
 
-from sluice.stats import counts, dispersion, watch
+from sluice.stats import dispersion, watch
+from sluice.stats.logs import log_sum
 
 TABLE = "False alarms of the error rate"
 ALPHA = 0.05
@@ -69,15 +70,15 @@ def bursts(
     """Three pods an arm at 10 % of traffic; now and then a single pod, of either arm, fails."""
     engine = OddsRatio(runs, 1.0, 1, dispersions=True)
     found, careless = Crossing(runs), Crossing(runs)
-    squares, free = np.zeros((runs, 2)), np.zeros((runs, 2))
+    sums = [np.zeros(runs), np.zeros(runs), np.zeros(runs)]
     engine.begin()
     for number in range(LOOKS):
         n, x = _pods(rng, runs, often, rate)
-        more, cells = dispersion.pod_squares(n, x)
-        squares, free = squares + more, free + cells
+        more = dispersion.pod_sums(n[:, 1], x[:, 1])
+        sums = [had + now for had, now in zip(sums, more, strict=True)]
         n_arm, x_arm = n.sum(axis=-1), x.sum(axis=-1)
         engine.absorb(Seen(n_arm[:, 0], x_arm[:, 0], n_arm[:, 1], x_arm[:, 1]))
-        found.mark(engine.log_e(dispersion.pod_phi(squares, free)) >= NEED, number)
+        found.mark(engine.log_e(dispersion.pod_phi(*sums)) >= NEED, number)
         careless.mark(engine.log_e() >= NEED, number)
     beside = {"without phi": percent(float(np.mean(careless.ever)))}
     return [false_alarms(name, found.ever, ALPHA, beside)]
@@ -162,7 +163,7 @@ def guardrails(rng: np.random.Generator, runs: int) -> list[Row]:
             )
             engine.absorb(Seen(n_a, np.minimum(x_a, n_a), n_b, np.minimum(x_b, n_b)))
         log_es = np.stack([engine.log_e() for engine in engines], axis=-1)
-        found.mark(counts.log_sum(log_es) - math.log(many) >= NEED, number)
+        found.mark(log_sum(log_es) - math.log(many) >= NEED, number)
         product.mark(log_es.sum(axis=-1) >= NEED, number)
         uncorrected.mark(log_es.max(axis=-1) >= NEED, number)
     beside = {

@@ -137,11 +137,23 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
 
 
 def phi_of(state: State, kind: str) -> float:
-    """Over-dispersion of one kind of event; unit buckets count when the split is sticky."""
-    phi = dispersion.phi_of_pods(state["pods"][kind])
-    if state["buckets"] is not None:
-        phi = max(phi, dispersion.phi_of_buckets(state["buckets"], EVENT[kind]))
-    return phi
+    """Over-dispersion of one kind of event, for an alarm.
+
+    Bursts on stable's pods only hide a bad candidate, so the candidate's pods count alone; unit
+    buckets of both arms count when the split is sticky.
+    """
+    return max(dispersion.phi_of_pods(state["pods"][kind])[1], _phi_of_units(state, kind))
+
+
+def phi_of_both(state: State, kind: str) -> float:
+    """The same for a pass, which bursts on stable's pods could make up."""
+    return max(*dispersion.phi_of_pods(state["pods"][kind]), _phi_of_units(state, kind))
+
+
+def _phi_of_units(state: State, kind: str) -> float:
+    if state["buckets"] is None:
+        return 1.0
+    return dispersion.phi_of_buckets(state["buckets"], EVENT[kind])
 
 
 def _without_largest(process: State, state: State, place: int, phi: float) -> float:

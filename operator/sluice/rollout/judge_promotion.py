@@ -181,7 +181,7 @@ def _latency(plan: Plan, state: State, per_second: float) -> list[tuple[str, flo
 
 def phi_of(plan: Plan, state: State, kind: str) -> float:
     """Over-dispersion at promotion: at least 2 when the split is sticky."""
-    phi = guardrails.phi_of(state, kind)
+    phi = guardrails.phi_of_both(state, kind)
     return max(phi, dispersion.STICKY_FLOOR) if plan.sticky else phi
 
 

@@ -27,7 +27,7 @@ State = dict[str, Any]
 
 ARMS = ("stable", "candidate")
 PRIOR_CELLS = 5.0
-"""Pods of a few looks say little: phi begins as if this many cells had shown none."""
+"""Pods of a few looks say little: phi begins as if this many failures had shown none."""
 
 PRIOR_LOOKS = 10.0
 CHANCE = 1.3
@@ -38,44 +38,56 @@ STICKY_FLOOR = 2.0
 
 
 def new_pods() -> State:
-    """Sums over pod x look cells of one metric: squares over expectation, and free cells."""
-    return {"chi": [0.0, 0.0], "free": [0, 0]}
+    """Sums of one metric over pods and looks, by arm: squares, what independent failures would
+    have given, and free cells."""
+    return {"squares": [0.0, 0.0], "expected": [0.0, 0.0], "free": [0, 0]}
 
 
 def absorb_pods(state: State, arms: Iterable[list[tuple[int, int]]]) -> State:
     """One look's pods of stable and candidate, each as (requests, events)."""
-    chi, free = list(state["chi"]), list(state["free"])
+    # A state of the version before has other sums; pods are measured anew then.
+    had = state if "squares" in state else new_pods()
+    squares, expected, free = (list(had[name]) for name in ("squares", "expected", "free"))
     for arm, pods in enumerate(arms):
         if len(pods) < 2 or not any(x for _, x in pods):
             continue
-        squares, cells = pod_squares(*np.array(pods, dtype=np.int64).T)
-        chi[arm] = round(chi[arm] + float(squares), 6)
-        free[arm] += int(cells)
-    return {"chi": chi, "free": free}
+        n, x = np.array(pods, dtype=np.int64).T
+        more = [v.item() for v in pod_sums(n, x)]
+        squares[arm] = round(squares[arm] + more[0], 6)
+        expected[arm] = round(expected[arm] + more[1], 6)
+        free[arm] += more[2]
+    return {"squares": squares, "expected": expected, "free": free}
 
 
-def pod_squares(n: Ints, x: Ints) -> tuple[Floats, Ints]:
-    """Squares over expectation and free cells of one look: (..., pods) give (...)."""
-    total, events = n.sum(axis=-1, keepdims=True), x.sum(axis=-1, keepdims=True)
-    seen = (n > 0) & (events > 0)
-    expected = np.where(seen, n * (events / np.maximum(total, 1)), 1.0)
-    squares: Floats = (np.where(seen, x - expected, 0.0) ** 2 / expected).sum(axis=-1)
-    return squares, np.maximum(seen.sum(axis=-1) - 1, 0)
+def pod_sums(n: Ints, x: Ints) -> tuple[Floats, Floats, Ints]:
+    """Squares, their expectation and free cells of one look: (..., pods) give (...).
+
+    Expectations are summed before anything is divided: a mean of squares over expectation by look
+    would drown one burst in a hundred quiet looks, and the burst is what alarms.
+    """
+    events = x.sum(axis=-1)
+    share = n / np.maximum(n.sum(axis=-1, keepdims=True), 1)
+    squares: Floats = ((x - events[..., None] * share) ** 2).sum(axis=-1)
+    expected: Floats = events * (1.0 - (share**2).sum(axis=-1))
+    free = np.where(events > 0, np.maximum((n > 0).sum(axis=-1) - 1, 0), 0)
+    return squares, expected, free
 
 
-def phi_of_pods(state: State) -> float:
-    """The larger of both arms' dispersions between pods; 1 while it could be chance."""
-    return float(pod_phi(np.array(state["chi"]), np.array(state["free"])))
+def phi_of_pods(state: State) -> tuple[float, float]:
+    """Dispersion between the pods of stable and of the candidate; 1 while it could be chance."""
+    if "squares" not in state:
+        return 1.0, 1.0
+    squares, expected, free = (np.array(state[k]) for k in ("squares", "expected", "free"))
+    stable, candidate = pod_phi(squares, expected, free).tolist()
+    return stable, candidate
 
 
-def pod_phi(chi: Floats, free: Ints) -> Floats:
-    """The same from sums over looks: (..., arms) give (...)."""
-    cells = free + PRIOR_CELLS
-    phi = (chi + PRIOR_CELLS) / cells
+def pod_phi(squares: Floats, expected: Floats, free: Ints) -> Floats:
+    """The same from sums over looks, of any shape."""
+    phi = (squares + PRIOR_CELLS) / (expected + PRIOR_CELLS)
     # One standard error of a mean of squares: even pods differ that much by themselves.
-    surely = np.where(phi > 1.0 + np.sqrt(2.0 / cells), phi, 1.0)
-    largest: Floats = np.maximum(surely, 1.0).max(axis=-1)
-    return largest
+    surely: Floats = np.where(phi > 1.0 + np.sqrt(2.0 / (free + PRIOR_CELLS)), phi, 1.0)
+    return surely
 
 
 def new_jumps() -> State:
