@@ -13,14 +13,13 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from tests.stats_report import errors, page, power
+from tests.stats_report import errors, page, power, promotion
 from tests.stats_report.rows import Cell, Row
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"errors": errors, "power": power}
+PARTS = {"errors": errors, "power": power, "promotion": promotion}
 QUICK_RUNS = 200
 
 Results = dict[str, list[Row]]
@@ -62,7 +61,7 @@ def _simulated(cells: list[Cell], runs: int, jobs: int) -> Results:
     results: Results = {}
     tasks = [(index, runs) for index in range(len(cells))]
     with multiprocessing.get_context("fork").Pool(jobs, _remember, (cells,)) as pool:
-        for done, (index, rows, seconds) in enumerate(_in_order(pool.imap(_run, tasks)), 1):
+        for done, (index, rows, seconds) in enumerate(pool.imap(_run, tasks), 1):
             cell = cells[index]
             results.setdefault(cell.table, []).extend(rows)
             marks = " ".join(_mark(row) for row in rows)
@@ -84,10 +83,6 @@ def _run(task: tuple[int, int]) -> Outcome:
     begun = time.process_time()
     cell = _cells[index]
     return index, cell.run(cell.rng(), runs), time.process_time() - begun
-
-
-def _in_order(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
-    yield from outcomes
 
 
 def _mark(row: Row) -> str:

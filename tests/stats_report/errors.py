@@ -70,15 +70,16 @@ def bursts(
     """Three pods an arm at 10 % of traffic; now and then a single pod, of either arm, fails."""
     engine = OddsRatio(runs, 1.0, 1, dispersions=True)
     found, careless = Crossing(runs), Crossing(runs)
-    sums = [np.zeros(runs), np.zeros(runs), np.zeros(runs)]
+    sums = [np.zeros((runs, 2)), np.zeros((runs, 2)), np.zeros((runs, 2), dtype=np.int64)]
     engine.begin()
     for number in range(LOOKS):
         n, x = _pods(rng, runs, often, rate)
-        more = dispersion.pod_sums(n[:, 1], x[:, 1])
+        more = dispersion.pod_sums(n, x)
         sums = [had + now for had, now in zip(sums, more, strict=True)]
         n_arm, x_arm = n.sum(axis=-1), x.sum(axis=-1)
         engine.absorb(Seen(n_arm[:, 0], x_arm[:, 0], n_arm[:, 1], x_arm[:, 1]))
-        found.mark(engine.log_e(dispersion.pod_phi(*sums)) >= NEED, number)
+        phi = dispersion.phi_of_alarm(*dispersion.pod_phi(*sums).T, ratio=1 / 9)
+        found.mark(engine.log_e(phi) >= NEED, number)
         careless.mark(engine.log_e() >= NEED, number)
     beside = {"without phi": percent(float(np.mean(careless.ever)))}
     return [false_alarms(name, found.ever, ALPHA, beside)]
@@ -202,5 +203,3 @@ def cells() -> list[Cell]:
             add(name, partial(watched, diurnal=diurnal, holdback=holdback))
     add("eight guardrails", guardrails)
     return found
-
-

@@ -11,9 +11,10 @@ from tests.stats_report.rows import Row
 
 HEAD = """# What the simulations say
 
-Written by `make stats-report`: {runs:,} runs a cell, fixed seeds, the same functions of `sluice.stats`
-that judge live traffic. `ok` is a claim that holds, **fails** one that does not, `-` a line that is
-shown for comparison only. What the methods are and where they fail: [statistics.md](statistics.md).
+Written by `make stats-report`: {runs:,} runs a cell, fixed seeds, the same functions of
+`sluice.stats` that judge live traffic. `ok` is a claim that holds, **fails** one that does not, `-` a
+line that claims nothing and is there to be compared with. What the methods are, and where they fail:
+[statistics.md](statistics.md).
 """
 
 

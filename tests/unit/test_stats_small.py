@@ -83,6 +83,12 @@ def test_one_burst_shows_after_many_quiet_looks() -> None:
     assert dispersion.phi_of_pods(state)[1] > 1.5
 
 
+def test_bursts_on_stable_carry_over_with_the_requests() -> None:
+    assert dispersion.phi_of_alarm(10.0, 1.0, 1 / 9) == pytest.approx(2.0)
+    assert dispersion.phi_of_alarm(10.0, 3.0, 1 / 9) == pytest.approx(3.0)
+    assert dispersion.phi_of_alarm(4.0, 1.0, 9.0) == pytest.approx(4.0)
+
+
 def test_pods_of_the_version_before_are_measured_anew() -> None:
     before = {"chi": [3.0, 4.0], "free": [2, 2]}
     assert dispersion.phi_of_pods(before) == (1.0, 1.0)

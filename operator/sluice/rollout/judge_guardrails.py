@@ -137,16 +137,15 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
 
 
 def phi_of(state: State, kind: str) -> float:
-    """Over-dispersion of one kind of event, for an alarm.
-
-    Bursts on stable's pods only hide a bad candidate, so the candidate's pods count alone; unit
-    buckets of both arms count when the split is sticky.
-    """
-    return max(dispersion.phi_of_pods(state["pods"][kind])[1], _phi_of_units(state, kind))
+    """Over-dispersion of one kind of event, for an alarm; unit buckets count when sticky."""
+    total = state["total"]
+    ratio = total["candidate"][0] / max(1, total["stable"][0])
+    pods = dispersion.phi_of_alarm(*dispersion.phi_of_pods(state["pods"][kind]), ratio)
+    return max(float(pods), _phi_of_units(state, kind))
 
 
 def phi_of_both(state: State, kind: str) -> float:
-    """The same for a pass, which bursts on stable's pods could make up."""
+    """The same for a pass, which bursts on either arm's pods could make up."""
     return max(*dispersion.phi_of_pods(state["pods"][kind]), _phi_of_units(state, kind))
 
 

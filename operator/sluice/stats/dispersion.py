@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sluice.stats.counts import Counts
+from sluice.stats.logs import Numbers
 from sluice.stats.look import Cell
 
 Floats = NDArray[np.float64]
@@ -88,6 +89,18 @@ def pod_phi(squares: Floats, expected: Floats, free: Ints) -> Floats:
     # One standard error of a mean of squares: even pods differ that much by themselves.
     surely: Floats = np.where(phi > 1.0 + np.sqrt(2.0 / (free + PRIOR_CELLS)), phi, 1.0)
     return surely
+
+
+def phi_of_alarm(stable: Numbers, candidate: Numbers, ratio: Numbers) -> Floats:
+    """Dispersion that an alarm must survive: the candidate's, and what stable's says of it.
+
+    A rate that differs between pods adds variance with the square of their requests, so phi - 1
+    grows with them: with ``ratio`` candidate requests for each of stable's, stable's excess counts
+    by that part.  Bursts on stable's pods never raise an alarm, so it counts once at most.
+    """
+    carried = 1.0 + np.subtract(stable, 1.0) * np.minimum(1.0, ratio)
+    larger: Floats = np.maximum(candidate, carried)
+    return larger
 
 
 def new_jumps() -> State:
