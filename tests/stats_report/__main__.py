@@ -15,11 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-from tests.stats_report import errors, page, power, promotion
+from tests.stats_report import errors, latencies, page, power, promotion
 from tests.stats_report.rows import Cell, Row
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"errors": errors, "power": power, "promotion": promotion}
+PARTS = {"errors": errors, "latency": latencies, "power": power, "promotion": promotion}
 QUICK_RUNS = 200
 
 Results = dict[str, list[Row]]

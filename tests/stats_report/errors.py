@@ -14,7 +14,7 @@ from tests.stats_report import baselines, worlds
 from tests.stats_report.engines import Crossing, Floats, Ints, OddsRatio, Seen
 from tests.stats_report.rows import Cell, Row, false_alarms, percent
 
-from sluice.stats import dispersion, watch
+from sluice.stats import counts, dispersion, watch
 from sluice.stats.logs import log_sum
 
 TABLE = "False alarms of the error rate"
@@ -128,6 +128,45 @@ def _units(
     return np.stack((bad - bad_b, bad_b), axis=1), np.stack((good, good_b), axis=1)
 
 
+def one_unit(rng: np.random.Generator, runs: int, *, heavy: float, share: float) -> list[Row]:
+    """One unit sends ``heavy`` of all requests and fails 5 % of them; all others fail 0.5 %.
+
+    An alarm must survive leaving out the bucket with most failures, as in the judge.
+    """
+    buckets = 500
+    engine = OddsRatio(runs, 1.0, 1, dispersions=True)
+    found, careless = Crossing(runs), Crossing(runs)
+    in_candidate = (rng.random(runs) < share).astype(np.int64)
+    arms = np.array([1.0 - share, share])[:, None]
+    per_bucket = np.broadcast_to((1.0 - heavy) * 1000 / buckets * arms, (2, buckets))
+    own = np.zeros((runs, 2, buckets))
+    own[np.arange(runs), in_candidate, 0] = heavy * 1000
+    n, x = np.zeros(own.shape), np.zeros(own.shape)
+    engine.begin()
+    for number in range(LOOKS):
+        failed = rng.poisson(0.005 * per_bucket + 0.05 * own)
+        total = failed + rng.poisson(0.995 * per_bucket + 0.95 * own)
+        n, x = n + total, x + failed
+        n_arm, x_arm = total.sum(axis=-1), failed.sum(axis=-1)
+        engine.absorb(Seen(n_arm[:, 0], x_arm[:, 0], n_arm[:, 1], x_arm[:, 1]))
+        phi = dispersion.bucket_phi(n, x).max(axis=-1)
+        found.mark(_without_largest(engine, n, x, phi) >= NEED, number)
+        careless.mark(engine.log_e() >= NEED, number)
+    case = f"one unit of {100 * heavy:g} % of traffic fails ten times as often, {100 * share:g} %"
+    beside = {"without phi": percent(float(np.mean(careless.ever)))}
+    return [false_alarms(case, found.ever, ALPHA, beside)]
+
+
+def _without_largest(engine: OddsRatio, n: Floats, x: Floats, phi: Floats) -> Floats:
+    """Evidence that is left without the bucket with most candidate failures."""
+    rows, largest = np.arange(len(n)), x[:, 1].argmax(axis=-1)
+    totals = n.sum(axis=-1)
+    gain = counts.rare_gain(
+        x[rows, 0, largest], x[rows, 1, largest], totals[:, 1] / totals.sum(axis=-1), 0.0
+    )
+    return engine.log_e(phi, without=gain)
+
+
 def watched(rng: np.random.Generator, runs: int, *, diurnal: bool, holdback: float) -> list[Row]:
     """200 one-minute looks of 1,000 requests after promotion, a start at each look."""
     looks = 200
@@ -197,6 +236,9 @@ def cells() -> list[Cell]:
         add(name, partial(bursts, name=name, often=often, rate=rate))
     for share in (0.1, 0.5):
         add(f"sticky {share}", partial(sticky, share=share))
+    for heavy in (0.05, 0.1, 0.3):
+        for share in (0.05, 0.5):
+            add(f"one unit {heavy} {share}", partial(one_unit, heavy=heavy, share=share))
     for diurnal in (False, True):
         for holdback in (0.05, 0.1, 0.2):
             name = f"watch {diurnal} {holdback}"

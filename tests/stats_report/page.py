@@ -12,9 +12,9 @@ from tests.stats_report.rows import Row
 HEAD = """# What the simulations say
 
 Written by `make stats-report`: {runs:,} runs a cell, fixed seeds, the same functions of
-`sluice.stats` that judge live traffic. `ok` is a claim that holds, **fails** one that does not, `-` a
-line that claims nothing and is there to be compared with. What the methods are, and where they fail:
-[statistics.md](statistics.md).
+`sluice.stats` that judge live traffic. `ok` is a claim that holds, **fails** one that does not,
+`-` a line that claims nothing and is there to be compared with. What the methods are, and where
+they fail: [statistics.md](statistics.md).
 """
 
 

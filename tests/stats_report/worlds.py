@@ -10,6 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 from tests.stats_report.engines import Floats, Ints, Seen
 
+from sluice.stats.look import LATENCY_BASE, LATENCY_BINS, LATENCY_RATIO
+
+MEDIAN = 0.02
+SIGMA = 0.5
 RAMP = (0.01, 0.05, 0.1, 0.25, 0.5)
 
 
@@ -42,3 +46,13 @@ def ramp(looks_per_step: int) -> Iterator[tuple[int, float, bool, float]]:
             number % looks_per_step == 0,
             number / (total - 1),
         )
+
+
+def latencies(rng: np.random.Generator, requests: int, slower: Floats) -> Ints:
+    """Histograms of one arm: lognormal, ``slower`` times the median by (run, pod); (runs, bins)."""
+    runs, pods = slower.shape
+    logs = SIGMA * rng.standard_normal((runs, pods, requests // pods))
+    logs += np.log(MEDIAN / LATENCY_BASE * slower)[..., None]
+    bins = np.clip(logs / np.log(LATENCY_RATIO), 0, LATENCY_BINS - 1).astype(np.int64)
+    flat = (bins + LATENCY_BINS * np.arange(runs)[:, None, None]).ravel()
+    return np.bincount(flat, minlength=runs * LATENCY_BINS).reshape(runs, LATENCY_BINS)

@@ -262,9 +262,19 @@ def gain_of(state: State, stable_x: int, candidate_x: int, share: float) -> Floa
     ``share`` is the candidate's share of requests; given their number, rare events fall to the
     candidate as a binomial with odds theta.
     """
-    low = math.log(state["margin"])
-    moment = np.log1p(share * np.expm1(UPWARD + low)) - math.log1p(share * math.expm1(low))
-    gain: Floats = candidate_x * UPWARD - (stable_x + candidate_x) * moment
+    return rare_gain(stable_x, candidate_x, share, math.log(state["margin"]))
+
+
+def rare_gain(
+    stable_x: Numbers, candidate_x: Numbers, share: Numbers, log_margin: Numbers
+) -> Floats:
+    """The same for arrays of any leading axes: (..., 41)."""
+    a, b, w, low = (
+        np.asarray(v, dtype=np.float64)[..., None]
+        for v in (stable_x, candidate_x, share, log_margin)
+    )
+    moment = np.log1p(w * np.expm1(UPWARD + low)) - np.log1p(w * np.expm1(low))
+    gain: Floats = b * UPWARD - (a + b) * moment
     return gain
 
 

@@ -11,7 +11,6 @@ Called by sluice.rollout.judge.  The state is plain JSON.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +24,8 @@ from sluice.stats.look import Cell
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 State = dict[str, Any]
+AnyNumber = Any
+"""A number or an array of them: plain arithmetic, which costs a single look no array."""
 
 ARMS = ("stable", "candidate")
 PRIOR_CELLS = 5.0
@@ -117,21 +118,33 @@ def absorb_jumps(state: State, counts: Counts) -> State:
     """
     if not counts.informative:
         return state
-    total = counts.stable_n + counts.candidate_n
-    events = counts.stable_x + counts.candidate_x
-    share = counts.candidate_n / total
-    variance = events * share * (1.0 - share) * (total - events) / max(1, total - 1)
-    z = round((counts.candidate_x - events * share) / math.sqrt(variance), 5)
+    z = round(share_z(counts.stable_n, counts.stable_x, counts.candidate_n, counts.candidate_x), 5)
     if state["last"] is None:
         return {**state, "last": z}
     jump = 0.5 * (z - state["last"]) ** 2
     return {"last": z, "sum": round(state["sum"] + jump, 5), "n": state["n"] + 1}
 
 
+def share_z(
+    stable_n: AnyNumber, stable_x: AnyNumber, candidate_n: AnyNumber, candidate_x: AnyNumber
+) -> AnyNumber:
+    """The candidate's share of the events of an informative look, standardised: one or an array."""
+    total, events = stable_n + candidate_n, stable_x + candidate_x
+    share = candidate_n / total
+    variance = events * share * (1.0 - share) * (total - events) / (total - 1)
+    z: AnyNumber = (candidate_x - events * share) / variance**0.5
+    return z
+
+
 def phi_of_jumps(state: State) -> float:
     """Dispersion between looks, at least 1; 1 while it could be chance."""
-    phi = float((state["sum"] + PRIOR_LOOKS) / (state["n"] + PRIOR_LOOKS))
-    return phi if phi > CHANCE else 1.0
+    return float(jumps_phi(state["sum"], state["n"]))
+
+
+def jumps_phi(total: AnyNumber, n: AnyNumber) -> Floats:
+    """The same from sums of half squared jumps and their number, of any shape."""
+    phi = (total + PRIOR_LOOKS) / (n + PRIOR_LOOKS)
+    return np.where(phi > CHANCE, phi, 1.0)
 
 
 def new_buckets() -> State:
