@@ -15,11 +15,17 @@ import sys
 import time
 from pathlib import Path
 
-from tests.stats_report import errors, latencies, page, power, promotion
+from tests.stats_report import errors, latencies, page, plots, power, promotion, rollout
 from tests.stats_report.rows import Cell, Row
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"errors": errors, "latency": latencies, "power": power, "promotion": promotion}
+PARTS = {
+    "errors": errors,
+    "latency": latencies,
+    "rollout": rollout,
+    "power": power,
+    "promotion": promotion,
+}
 QUICK_RUNS = 200
 
 Results = dict[str, list[Row]]
@@ -40,7 +46,8 @@ def main() -> int:
     broken = [row for rows in results.values() for row in rows if row.holds is False]
     print(page.text(results), flush=True)
     if not chosen.quick and not chosen.only:
-        page.write(ROOT / "docs", results, runs)
+        drawn = plots.write(ROOT / "docs" / "img", results)
+        page.write(ROOT / "docs", results, runs, drawn)
     took = time.monotonic() - begun
     print(f"== {len(cells)} cells of {runs:,} runs in {took:.0f} s, {len(broken)} claims fail")
     return 1 if broken else 0

@@ -23,9 +23,10 @@ def text(results: dict[str, list[Row]]) -> str:
     return "\n\n".join(_table(title, rows) for title, rows in results.items())
 
 
-def write(docs: Path, results: dict[str, list[Row]], runs: int) -> None:
-    """docs/statistics-report.md."""
-    body = f"{HEAD.format(runs=runs)}\n{text(results)}\n"
+def write(docs: Path, results: dict[str, list[Row]], runs: int, plots: list[Path]) -> None:
+    """docs/statistics-report.md, with the plots at its end."""
+    images = "".join(f"\n![{p.stem}]({p.relative_to(docs)})\n" for p in plots)
+    body = f"{HEAD.format(runs=runs)}\n{text(results)}\n{images}"
     (docs / "statistics-report.md").write_text(body, encoding="utf-8")
 
 
