@@ -49,16 +49,18 @@ def absorb_pods(state: State, arms: Iterable[list[tuple[int, int]]]) -> State:
     """One look's pods of stable and candidate, each as (requests, events)."""
     # A state of the version before has other sums; pods are measured anew then.
     had = state if "squares" in state else new_pods()
-    squares, expected, free = (list(had[name]) for name in ("squares", "expected", "free"))
-    for arm, pods in enumerate(arms):
-        if len(pods) < 2 or not any(x for _, x in pods):
-            continue
-        n, x = np.array(pods, dtype=np.int64).T
-        more = [v.item() for v in pod_sums(n, x)]
-        squares[arm] = round(squares[arm] + more[0], 6)
-        expected[arm] = round(expected[arm] + more[1], 6)
-        free[arm] += more[2]
-    return {"squares": squares, "expected": expected, "free": free}
+    told = [pods if any(x for _, x in pods) else [] for pods in arms]
+    if not any(told):
+        return had
+    cells = np.zeros((len(told), max(len(pods) for pods in told), 2), dtype=np.int64)
+    for arm, pods in enumerate(told):
+        if pods:
+            cells[arm, : len(pods)] = pods
+    sums = zip(("squares", "expected", "free"), pod_sums(cells[..., 0], cells[..., 1]), strict=True)
+    return {
+        name: [round(a + b, 6) for a, b in zip(had[name], more.tolist(), strict=True)]
+        for name, more in sums
+    }
 
 
 def pod_sums(n: Ints, x: Ints) -> tuple[Floats, Floats, Ints]:
