@@ -50,13 +50,12 @@ def log_moments(
 ) -> list[Floats]:
     """log E[theta^X] at odds ratio e^tilt, for each theta of each test's grid: shapes (..., grid).
 
+    The counts have one shape, to which the tilts are broadcast.
     Exact to rounding for small supports; for larger ones a second-order saddlepoint whose cost does
     not depend on the counts: within 1e-5 at a tilt of 1.2, 5e-5 at one of 10.
     """
-    a, b, s, *tilts = np.broadcast_arrays(
-        *(np.asarray(v, dtype=np.float64) for v in (stable_n, candidate_n, events)),
-        *(np.asarray(tilt, dtype=np.float64) for _, tilt in tests),
-    )
+    a, b, s = (np.asarray(v, dtype=np.float64) for v in (stable_n, candidate_n, events))
+    tilts = [np.full(a.shape, tilt, dtype=np.float64) for _, tilt in tests]
     grids = [grid for grid, _ in tests]
     small = np.minimum(s, b) - np.maximum(0.0, s - a) <= EXACT_SUPPORT
     if small.all():
