@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv binaries demo test check e2e bench lock crds docs clean
+.PHONY: help venv binaries demo test check e2e bench stats-report lock crds docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ check: venv ## Lint, format, types, layers, dependencies, generated files
 
 bench: binaries ## Print the table of targets with what is measured here (QUICK=1; ONLY=stats,router)
 	@PYTHONPATH=operator:. $(BIN)/python -m tests.bench $(if $(QUICK),--quick,) $(if $(ONLY),--only $(ONLY),)
+
+stats-report: venv ## Simulate what docs/statistics.md claims; fails when a claim does (QUICK=1; ONLY=errors,power)
+	@PYTHONPATH=operator:. $(BIN)/python -m tests.stats_report $(if $(QUICK),--quick,) $(if $(ONLY),--only $(ONLY),)
 
 crds: venv ## Write crds/, the chart's copy, docs/api.md, the diagram and manifests/base from their sources
 	@$(BIN)/python -m sluice.api.crd crds charts/sluice/files/crds

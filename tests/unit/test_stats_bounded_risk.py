@@ -60,7 +60,8 @@ def test_bound_is_where_the_test_turns() -> None:
         state = br.absorb(state, Counts(300, 2, 100, 1))
     bound = br.bound(state, ALPHA)
     assert bound is not None
-    at = br._log_e_line(state, "g1", "prior1", bound, 1.0)
+    first = np.array(state["g1"]), np.array(state["prior1"])
+    at = br.log_e_line(*first, state["n"], state["x"], bound, 1.0)
     assert at == pytest.approx(math.log(1 / ALPHA), abs=0.01)
     assert br.bound(state, ALPHA, phi=2.0) > bound  # type: ignore[operator]
 

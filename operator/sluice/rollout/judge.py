@@ -140,11 +140,9 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
     if look.id <= state["last"]:
         return state
     begins = state["phase"] == "watch" and watch.begins(state["looks"], state["planned"])
-    checks = {}
-    for check in plan.checks:
-        process = state["checks"][check.name]
-        process = guardrails.start(check, process) if begins else process
-        checks[check.name] = guardrails.absorb(check, process, look)
+    processes = state["checks"]
+    if begins:
+        processes = {c.name: guardrails.start(c, processes[c.name]) for c in plan.checks}
     buckets = state["buckets"]
     if buckets is not None:
         buckets = dispersion.absorb_buckets(buckets, look.stable.buckets, look.candidate.buckets)
@@ -156,7 +154,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "in_step": _sampled(state["in_step"], look),
         "recent": _recent(state["recent"], look),
         "now": _row(look.stable),
-        "checks": checks,
+        "checks": guardrails.absorb(plan.checks, processes, look),
         "pods": {kind: _pods(state["pods"][kind], place, look) for kind, place in EVENT.items()},
         "buckets": buckets,
         "net": state["net"] and _net(state["net"], look),
@@ -289,7 +287,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
     elif check.type == "Latency":
         past = state["checks"][check.name]["past"]
         stable_n, candidate_n = (sum(side.values()) for side in past)
-        stable_value, candidate_value = guardrails.latency_values(finding, state)
+        stable_value, candidate_value = finding.times
         effect = candidate_value / stable_value if stable_value and candidate_value else None
     else:
         process, place = state["checks"][check.name], EVENT[check.type]

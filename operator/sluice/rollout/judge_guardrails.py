@@ -7,12 +7,13 @@ Called by sluice.rollout.judge only; calls sluice.stats.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import CheckPlan
-from sluice.stats import counts, dispersion, hard_limit, latency, shift
+from sluice.stats import combine, counts, dispersion, hard_limit, latency, shift
 from sluice.stats.look import Look
 
 State = dict[str, Any]
@@ -30,7 +31,10 @@ LIMIT_LEVEL = 0.1
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: evidence, whether the difference matters, and how it survives."""
+    """What one check found: evidence, whether the difference matters, and how it survives.
+
+    ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.
+    """
 
     check: CheckPlan
     log_e: float = 0.0
@@ -39,6 +43,7 @@ class Finding:
     over_limit: bool = False
     shifted: shift.Verdict | None = None
     quantile: int = 0
+    times: tuple[float | None, float | None] = (None, None)
     phi: float = 1.0
 
     @property
@@ -63,24 +68,38 @@ def start(check: CheckPlan, process: State) -> State:
     return process if check.type == "PredictionShift" else counts.start(process)
 
 
-def absorb(check: CheckPlan, process: State, look: Look) -> State:
-    """The process with one more look."""
-    if check.type == "Latency":
-        load = latency.load_of(look.stable, look.candidate)
-        if load == "unknown":
-            return process
-        tolerance = latency.tolerance_of(load, check.margin)
-        return latency.absorb(process, look.stable.latency, look.candidate.latency, tolerance)
-    if check.type == "PredictionShift":
-        return {
-            "stable": _added(process["stable"], look.stable.scores),
-            "candidate": _added(process["candidate"], look.candidate.scores),
-            "references": [
-                list(look.stable.score_reference) or process["references"][0],
-                list(look.candidate.score_reference) or process["references"][1],
-            ],
-        }
-    return counts.absorb(process, counts_of(check.type, look))
+def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look) -> State:
+    """Every check's process with one more look; rates are computed together."""
+    rates = [check for check in checks if check.type in EVENT]
+    absorbed = counts.absorb_each(
+        [processes[c.name] for c in rates], [counts_of(c.type, look) for c in rates]
+    )
+    done = {check.name: process for check, process in zip(rates, absorbed, strict=True)}
+    for check in checks:
+        if check.type == "Latency":
+            done[check.name] = _absorb_latency(check, processes[check.name], look)
+        elif check.type == "PredictionShift":
+            done[check.name] = _absorb_scores(processes[check.name], look)
+    return done
+
+
+def _absorb_latency(check: CheckPlan, process: State, look: Look) -> State:
+    load = latency.load_of(look.stable, look.candidate)
+    if load == "unknown":
+        return process
+    tolerance = latency.tolerance_of(load, check.margin)
+    return latency.absorb(process, look.stable.latency, look.candidate.latency, tolerance)
+
+
+def _absorb_scores(process: State, look: Look) -> State:
+    return {
+        "stable": _added(process["stable"], look.stable.scores),
+        "candidate": _added(process["candidate"], look.candidate.scores),
+        "references": [
+            list(look.stable.score_reference) or process["references"][0],
+            list(look.candidate.score_reference) or process["references"][1],
+        ],
+    }
 
 
 def counts_of(kind: str, look: Look) -> counts.Counts:
@@ -101,9 +120,10 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         return Finding(check, shifted=shift.judge(stable, candidate, limit))
     if check.type == "Latency":
         phi = 1.0 if state["buckets"] is None else dispersion.STICKY_FLOOR
-        log_e = latency.log_e(process, phi)
-        worst = latency.worst(process, phi)
-        return Finding(check, log_e, log_e, quantile=worst, phi=phi)
+        each = latency.log_e_each(process, phi)
+        log_e, worst = combine.log_mean(each), latency.worst(each)
+        times = latency.values(process, worst)
+        return Finding(check, log_e, log_e, quantile=worst, phi=phi, times=times)
     place = EVENT[check.type]
     phi = phi_of(state, check.type)
     return Finding(
@@ -117,11 +137,22 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
 
 
 def phi_of(state: State, kind: str) -> float:
-    """Over-dispersion of one kind of event; unit buckets count when the split is sticky."""
-    phi = dispersion.phi_of_pods(state["pods"][kind])
-    if state["buckets"] is not None:
-        phi = max(phi, dispersion.phi_of_buckets(state["buckets"], EVENT[kind]))
-    return phi
+    """Over-dispersion of one kind of event, for an alarm; unit buckets count when sticky."""
+    total = state["total"]
+    ratio = total["candidate"][0] / max(1, total["stable"][0])
+    pods = dispersion.phi_of_alarm(*dispersion.phi_of_pods(state["pods"][kind]), ratio)
+    return max(float(pods), _phi_of_units(state, kind))
+
+
+def phi_of_both(state: State, kind: str) -> float:
+    """The same for a pass, which bursts on either arm's pods could make up."""
+    return max(*dispersion.phi_of_pods(state["pods"][kind]), _phi_of_units(state, kind))
+
+
+def _phi_of_units(state: State, kind: str) -> float:
+    if state["buckets"] is None:
+        return 1.0
+    return dispersion.phi_of_buckets(state["buckets"], EVENT[kind])
 
 
 def _without_largest(process: State, state: State, place: int, phi: float) -> float:
@@ -199,16 +230,9 @@ def rate(sample: list[int], place: int) -> float | None:
     return sample[place] / sample[0] if sample[0] > 0 else None
 
 
-def latency_values(finding: Finding, state: State) -> tuple[float | None, float | None]:
-    """Both arms' recent value, in seconds, of the quantile with most evidence."""
-    recent = state["checks"][finding.check.name]["recent"]
-    q = latency.QUANTILES[finding.quantile]
-    return latency.quantile(recent[0], q), latency.quantile(recent[1], q)
-
-
 def _latency_sentence(finding: Finding, state: State, log_need: float) -> str:
     process = state["checks"][finding.check.name]
-    stable, candidate = latency_values(finding, state)
+    stable, candidate = finding.times
     n = [sum(side.values()) for side in process["past"]]
     name = f"p{100 * latency.QUANTILES[finding.quantile]:.0f}"
     text = (

@@ -89,7 +89,7 @@ def needs(plan: Plan, state: State) -> Needs:
     sample = state["in_step"]
     n, seconds = sample["candidate"][0], sample["seconds"]
     per_second = n / seconds if seconds > 0 else 0.0
-    bounds = {kind: _bound(plan, state, kind) for kind in state["promotion"]["risks"]}
+    risks = _risks(plan, state)
     items: list[tuple[str, float | None, str]] = []
     if n < step.min_requests:
         text = f"{words.many(n)} of {words.many(step.min_requests)} candidate requests"
@@ -102,30 +102,48 @@ def needs(plan: Plan, state: State) -> Needs:
         items.append((f"no request has reached {who} in this step", None, ""))
     else:
         items += _units(state, n, per_second)
-        items += [i for k in bounds for i in _risk(plan, state, k, bounds[k], per_second)]
+        items += [i for risk in risks for i in _lacking(plan, step, risk, per_second)]
     items += _latency(plan, state, per_second)
     waits = [wait for _, wait, _ in items]
     known = [w for w in waits if w is not None]
     eta = None if len(known) < len(waits) else max(known, default=0.0)
     lacking = {kind for _, _, kind in items if kind}
-    return Needs([text for text, _, _ in items], eta, lacking, bounds)
+    return Needs([text for text, _, _ in items], eta, lacking, {r.kind: r.bound for r in risks})
 
 
-def _risk(
-    plan: Plan, state: State, kind: str, bound: float | None, per_second: float
+@dataclass(frozen=True)
+class _Risk:
+    """One kind of failure: its process, and what it has shown so far."""
+
+    kind: str
+    process: State
+    phi: float
+    log_e: float
+    bound: float | None
+
+
+def _risks(plan: Plan, state: State) -> list[_Risk]:
+    processes = state["promotion"]["risks"]
+    phis = [phi_of(plan, state, kind) for kind in processes]
+    log_es = bounded_risk.log_e_each(list(processes.values()), phis)
+    bounds = bounded_risk.bound_each(list(processes.values()), plan.alpha_promotion, phis)
+    rows = zip(processes, processes.values(), phis, log_es, bounds, strict=True)
+    return [_Risk(*row) for row in rows]
+
+
+def _lacking(
+    plan: Plan, step: StepPlan, risk: _Risk, per_second: float
 ) -> list[tuple[str, float | None, str]]:
-    """One kind of failure: excluded to be worse by tau, or what is still missing."""
-    step = plan.steps[state["step"]]
-    risk = state["promotion"]["risks"][kind]
-    phi = phi_of(plan, state, kind)
-    if bounded_risk.log_e(risk, phi) >= math.log(1.0 / plan.alpha_promotion):
+    """What is still missing until the risk is excluded to be worse by tau."""
+    if risk.log_e >= math.log(1.0 / plan.alpha_promotion):
         return []
-    so_far = "nothing excluded yet" if bound is None else f"so far {_points(bound)}"
-    text = f"{RISKS[kind]} not yet shown to be worse by less than {tolerated(risk)} ({so_far})"
+    so_far = "nothing excluded yet" if risk.bound is None else f"so far {_points(risk.bound)}"
+    limit = tolerated(risk.process)
+    text = f"{RISKS[risk.kind]} not yet shown to be worse by less than {limit} ({so_far})"
     left = bounded_risk.requests_left(
-        risk, step.weight / 100.0, alpha=plan.alpha_promotion, phi=phi
+        risk.process, step.weight / 100.0, alpha=plan.alpha_promotion, phi=risk.phi
     )
-    return [(text, _wait(left, per_second), kind)]
+    return [(text, _wait(left, per_second), risk.kind)]
 
 
 def _units(state: State, n: int, per_second: float) -> list[tuple[str, float | None, str]]:
@@ -163,7 +181,7 @@ def _latency(plan: Plan, state: State, per_second: float) -> list[tuple[str, flo
 
 def phi_of(plan: Plan, state: State, kind: str) -> float:
     """Over-dispersion at promotion: at least 2 when the split is sticky."""
-    phi = guardrails.phi_of(state, kind)
+    phi = guardrails.phi_of_both(state, kind)
     return max(phi, dispersion.STICKY_FLOOR) if plan.sticky else phi
 
 
@@ -177,11 +195,6 @@ def claim(bound: float | None, alpha: float) -> str:
     if bound is None:
         return ""
     return f" Not worse by more than {_points(max(0.0, bound))} ({100 * (1 - alpha):g} %)."
-
-
-def _bound(plan: Plan, state: State, kind: str) -> float | None:
-    risk = state["promotion"]["risks"][kind]
-    return bounded_risk.bound(risk, plan.alpha_promotion, phi_of(plan, state, kind))
 
 
 def _judged(plan: Plan, kind: str) -> bool:

@@ -11,12 +11,17 @@ likelihood ratio is monotone).  Ville's inequality makes a mean of such processe
 look.  Over-dispersion is divided out of the log-likelihood: quasi-likelihood, simulated and not
 proven.
 
-Called by sluice.stats.latency and sluice.rollout.judge.  The state is plain JSON.
+``gains``, ``begun``, ``grown`` and ``log_mixture`` work on arrays with any leading axes: the
+states here, which are plain JSON, and the thousand runs of a simulation go through the same lines.
+
+Called by sluice.stats.latency and sluice.rollout.judge; calls sluice.stats.moments.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,19 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from sluice.stats.logs import log_sum
+from sluice.stats.logs import Numbers, log_sum
+from sluice.stats.moments import Grid, Test, log_moments
 
 Floats = NDArray[np.float64]
 State = dict[str, Any]
 
 VERSION = 1
-EXACT_SUPPORT = 200
-"""Supports up to this size are summed term by term, larger ones by a saddlepoint."""
-
 NOTHING = -700.0
 """Floor of a log-likelihood ratio: e^-700 is nothing, and JSON knows no infinity."""
 
-PHIS: Floats = np.array([1.0, 1.5, 2.0, 3.0, 5.0, 10.0])
+_PHIS = [1.0, 1.5, 2.0, 3.0, 5.0, 10.0]
+PHIS: Floats = np.array(_PHIS)
 """Dispersions for which a state is kept, so that phi may be measured after the fact."""
 
 UPWARD: Floats = np.linspace(0.05, 4.0, 41)
@@ -53,6 +57,7 @@ def _log_prior(grid: Floats) -> Floats:
     return normalised
 
 
+UP_GRID, BOTH_GRID = Grid(UPWARD), Grid(BOTH_WAYS)
 _UPWARD_PRIOR = _log_prior(UPWARD)
 _BOTH_PRIOR = _log_prior(BOTH_WAYS)
 
@@ -82,55 +87,52 @@ class Counts:
         return self.stable_n > 0 and self.candidate_n > 0 and 0 < events < total
 
 
-def log_moment(counts: Counts, log_theta: Floats) -> Floats:
-    """log M(theta): the log of the mean of theta^X, X the candidate's share of the events.
+def gains(
+    stable_n: Numbers,
+    stable_x: Numbers,
+    candidate_n: Numbers,
+    candidate_x: Numbers,
+    tests: Sequence[Test],
+) -> list[Floats]:
+    """Log likelihood ratios of a look, of each test's odds ratios against e^tilt: (..., grid) each.
 
-    Exact to rounding for small supports; for larger ones a second-order saddlepoint, relative error
-    below 1e-5, whose cost does not depend on the counts.
+    Arrays of looks give arrays of gains; a look that cannot tell the arms apart gains nothing.
     """
+    x = np.asarray(candidate_x, dtype=np.float64)
+    moments = log_moments(stable_n, candidate_n, np.add(stable_x, x), tests)
+    return [
+        x[..., None] * grid.log_theta - moment
+        for (grid, _), moment in zip(tests, moments, strict=True)
+    ]
+
+
+def begun(up: Floats) -> Floats:
+    """Evidence sums (any shape) after one more start: R <- 1 + R, in logs."""
+    more: Floats = np.logaddexp(up, 0.0)
+    return more
+
+
+def grown(up: Floats, gain: Floats, phi: Numbers = 1.0) -> Floats:
+    """Evidence sums after a look: R <- R L^(1/phi), in logs and never below NOTHING."""
+    more: Floats = np.maximum(up + gain / phi, NOTHING)
+    return more
+
+
+def log_mixture(up: Floats, planned: Numbers, started: Numbers) -> Floats:
+    """log e-value of evidence sums of shape (..., 41): the mean over odds ratios and starts.
+
+    Starts that have not happened count 1 each, so the mean stays an e-process.
+    """
+    # e^NOTHING stands for "none is waiting": log 0 is no number.
+    waiting = np.maximum(np.subtract(planned, started, dtype=np.float64), math.exp(NOTHING))
+    mixture: Floats = np.logaddexp(log_sum(_UPWARD_PRIOR + up), np.log(waiting)) - np.log(planned)
+    return mixture
+
+
+def log_moment(counts: Counts, log_theta: Floats) -> Floats:
+    """log of the mean of theta^X at odds ratio 1, X the candidate's share of the events."""
     s = counts.stable_x + counts.candidate_x
-    low = max(0, s - counts.stable_n)
-    high = min(s, counts.candidate_n)
-    if high - low <= EXACT_SUPPORT:
-        return _log_moment_sum(counts.stable_n, counts.candidate_n, s, low, high, log_theta)
-    at_one = _log_coefficient(counts.stable_n, counts.candidate_n, s, np.zeros(1))
-    moment: Floats = _log_coefficient(counts.stable_n, counts.candidate_n, s, log_theta) - at_one[0]
-    return moment
-
-
-def _log_moment_sum(
-    stable_n: int, candidate_n: int, s: int, low: int, high: int, log_theta: Floats
-) -> Floats:
-    i = np.arange(low, high + 1, dtype=np.float64)
-    # Steps of log pmf are ratios of small numbers: no large log-gammas cancel, at any count.
-    steps = np.log(
-        ((candidate_n - i[:-1]) * (s - i[:-1])) / ((i[:-1] + 1.0) * (stable_n - s + i[:-1] + 1.0))
-    )
-    log_pmf = np.concatenate(([0.0], np.cumsum(steps)))
-    log_pmf -= log_sum(log_pmf)
-    terms = log_pmf[None, :] + log_theta[:, None] * i[None, :]
-    top = terms.max(axis=1)
-    moment: Floats = top + np.log(np.exp(terms - top[:, None]).sum(axis=1))
-    return moment
-
-
-def _log_coefficient(stable_n: int, candidate_n: int, s: int, log_theta: Floats) -> Floats:
-    """log of the coefficient of z^s in (1 + z)^n_A (1 + theta z)^n_B, by saddlepoint."""
-    theta = np.exp(log_theta)
-    # z solves n_A z/(1+z) + n_B theta z/(1+theta z) = s: a quadratic with one positive root.
-    a = theta * (stable_n + candidate_n - s)
-    b = stable_n + theta * candidate_n - s * (1.0 + theta)
-    root = np.sqrt(b * b + 4.0 * a * s)
-    z = np.where(b >= 0, 2.0 * s / np.where(b >= 0, b + root, 1.0), (root - b) / (2.0 * a))
-    p, q = z / (1.0 + z), theta * z / (1.0 + theta * z)
-    vp, vq = stable_n * p * (1.0 - p), candidate_n * q * (1.0 - q)
-    k2 = vp + vq
-    k3 = vp * (1.0 - 2.0 * p) + vq * (1.0 - 2.0 * q)
-    k4 = vp * (1.0 - 6.0 * p * (1.0 - p)) + vq * (1.0 - 6.0 * q * (1.0 - q))
-    second_order = k4 / (8.0 * k2**2) - 5.0 * k3**2 / (24.0 * k2**3)
-    exponent = stable_n * np.log1p(z) + candidate_n * np.log1p(theta * z) - s * np.log(z)
-    coefficient: Floats = exponent - 0.5 * np.log(2.0 * math.pi * k2) + np.log1p(second_order)
-    return coefficient
+    return log_moments(counts.stable_n, counts.candidate_n, s, [(Grid(log_theta), 0.0)])[0]
 
 
 def log_pmf(counts: Counts, log_theta: float) -> float:
@@ -174,35 +176,49 @@ def start(state: State) -> State:
     """Begin one more of the planned starts; none is left after the last."""
     if state["started"] >= state["planned"]:
         return state
-    up = np.logaddexp(np.array(state["up"]), 0.0)
+    up = begun(np.array(state["up"]))
     return {**state, "started": state["started"] + 1, "up": _rounded(up)}
 
 
 def absorb(state: State, counts: Counts) -> State:
     """The state after one more look.  A look that could not tell the arms apart changes no odds."""
-    n = [state["n"][0] + counts.stable_n, state["n"][1] + counts.candidate_n]
-    x = [state["x"][0] + counts.stable_x, state["x"][1] + counts.candidate_x]
-    if not counts.informative:
-        return {**state, "n": n, "x": x}
-    log_margin = math.log(state["margin"])
-    grid = np.concatenate((BOTH_WAYS, UPWARD + log_margin, [log_margin]))
-    moment = log_moment(counts, grid)
-    size = len(BOTH_WAYS)
-    both = np.array(state["both"]) + counts.candidate_x * BOTH_WAYS - moment[:size]
-    gain = counts.candidate_x * UPWARD - moment[size:-1] + moment[-1]
-    up = np.array(state["up"]) + gain[None, :] / PHIS[:, None]
-    total = counts.stable_n + counts.candidate_n
-    mh = [
-        state["mh"][0] + counts.candidate_x * (counts.stable_n - counts.stable_x) / total,
-        state["mh"][1] + counts.stable_x * (counts.candidate_n - counts.candidate_x) / total,
-    ]
+    return absorb_each([state], [counts])[0]
+
+
+def absorb_each(states: Sequence[State], looks: Sequence[Counts]) -> list[State]:
+    """Each state after its look; all of them are computed at once, which costs little more."""
+    after = [_counted(state, counts) for state, counts in zip(states, looks, strict=True)]
+    telling = [i for i, counts in enumerate(looks) if counts.informative]
+    if not telling:
+        return after
+    n_a, x_a, n_b, x_b = np.array([_row(looks[i]) for i in telling], dtype=np.float64).T
+    log_margins = np.log([states[i]["margin"] for i in telling])
+    gain, gain_both = gains(n_a, x_a, n_b, x_b, [(UP_GRID, log_margins), (BOTH_GRID, 0.0)])
+    both = np.array([states[i]["both"] for i in telling]) + gain_both
+    up = grown(np.array([states[i]["up"] for i in telling]), gain[:, None, :], PHIS[:, None])
+    for i, up_now, both_now in zip(telling, _rounded(up), _rounded(both), strict=True):
+        after[i] |= {"up": up_now, "both": both_now}
+    return after
+
+
+def _row(counts: Counts) -> tuple[int, int, int, int]:
+    return counts.stable_n, counts.stable_x, counts.candidate_n, counts.candidate_x
+
+
+def _counted(state: State, counts: Counts) -> State:
+    """The sums that need no evidence: requests, events and the odds ratio's two halves."""
+    n, x, mh = state["n"], state["x"], state["mh"]
+    total = max(1, counts.stable_n + counts.candidate_n)
+    stable_good = counts.stable_n - counts.stable_x
+    candidate_good = counts.candidate_n - counts.candidate_x
     return {
         **state,
-        "n": n,
-        "x": x,
-        "mh": mh,
-        "up": _rounded(np.maximum(up, NOTHING)),
-        "both": _rounded(both),
+        "n": [n[0] + counts.stable_n, n[1] + counts.candidate_n],
+        "x": [x[0] + counts.stable_x, x[1] + counts.candidate_x],
+        "mh": [
+            mh[0] + counts.candidate_x * stable_good / total,
+            mh[1] + counts.stable_x * candidate_good / total,
+        ],
     }
 
 
@@ -212,25 +228,32 @@ def log_e(state: State, phi: float = 1.0, without: Floats | None = None) -> floa
     ``without`` takes a part of the evidence away (one log gain per grid point), to ask whether an
     alarm survives leaving out the largest unit bucket.
     """
-    up = np.array(state["up"][phi_index(phi)])
+    return log_e_each([state], [phi], without)[0]
+
+
+def log_e_each(
+    states: Sequence[State], phis: Sequence[float], without: Floats | None = None
+) -> list[float]:
+    """log e-value of each state at its dispersion, as in ``log_e``."""
+    kept = [phi_index(phi) for phi in phis]
+    up = np.array([state["up"][k] for state, k in zip(states, kept, strict=True)])
     if without is not None:
-        up = up - without / PHIS[phi_index(phi)]
-    waiting = state["planned"] - state["started"]
-    parts = log_sum(_UPWARD_PRIOR + up)
-    if waiting > 0:
-        parts = np.logaddexp(parts, math.log(waiting))
-    return float(parts) - math.log(state["planned"])
+        up = up - without / PHIS[kept][:, None]
+    planned = np.array([state["planned"] for state in states])
+    started = np.array([state["started"] for state in states])
+    values: list[float] = log_mixture(up, planned, started).tolist()
+    return values
 
 
 def log_e_difference(state: State, phi: float = 1.0) -> float:
     """log of the e-value against "the odds ratio is 1", in either direction, from the beginning."""
-    return log_sum(_BOTH_PRIOR + np.array(state["both"]) / phi)
+    return float(log_sum(_BOTH_PRIOR + np.array(state["both"]) / phi))
 
 
 def phi_index(phi: float) -> int:
     """Index of the smallest kept dispersion that is at least ``phi`` (the largest beyond)."""
     # A hair of tolerance: 1.0000001 is rounding, not dispersion.
-    return min(int(np.searchsorted(PHIS, phi - 1e-6)), len(PHIS) - 1)
+    return min(bisect_left(_PHIS, phi - 1e-6), len(_PHIS) - 1)
 
 
 def gain_of(state: State, stable_x: int, candidate_x: int, share: float) -> Floats:
@@ -239,9 +262,19 @@ def gain_of(state: State, stable_x: int, candidate_x: int, share: float) -> Floa
     ``share`` is the candidate's share of requests; given their number, rare events fall to the
     candidate as a binomial with odds theta.
     """
-    low = math.log(state["margin"])
-    moment = np.log1p(share * np.expm1(UPWARD + low)) - math.log1p(share * math.expm1(low))
-    gain: Floats = candidate_x * UPWARD - (stable_x + candidate_x) * moment
+    return rare_gain(stable_x, candidate_x, share, math.log(state["margin"]))
+
+
+def rare_gain(
+    stable_x: Numbers, candidate_x: Numbers, share: Numbers, log_margin: Numbers
+) -> Floats:
+    """The same for arrays of any leading axes: (..., 41)."""
+    a, b, w, low = (
+        np.asarray(v, dtype=np.float64)[..., None]
+        for v in (stable_x, candidate_x, share, log_margin)
+    )
+    moment = np.log1p(w * np.expm1(UPWARD + low)) - np.log1p(w * np.expm1(low))
+    gain: Floats = b * UPWARD - (a + b) * moment
     return gain
 
 
@@ -257,7 +290,7 @@ def confidence(state: State, alpha: float, phi: float = 1.0) -> tuple[float | No
     None stands for a bound beyond the grid (a factor of 54 either way).
     """
     curve = np.array(state["both"]) / phi
-    threshold = log_sum(_BOTH_PRIOR + curve) + math.log(alpha)
+    threshold = float(log_sum(_BOTH_PRIOR + curve)) + math.log(alpha)
     inside = np.flatnonzero(curve > threshold)
     if len(inside) == 0:
         # Cannot happen on a fine grid; the most likely point stands for the sliver between.

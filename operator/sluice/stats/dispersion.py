@@ -11,7 +11,6 @@ Called by sluice.rollout.judge.  The state is plain JSON.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,13 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sluice.stats.counts import Counts
+from sluice.stats.logs import Numbers
 from sluice.stats.look import Cell
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 State = dict[str, Any]
+AnyNumber = Any
+"""A number or an array of them: plain arithmetic, which costs a single look no array."""
 
+ARMS = ("stable", "candidate")
 PRIOR_CELLS = 5.0
-"""Pods of a few looks say little: phi begins as if this many cells had shown none."""
+"""Pods of a few looks say little: phi begins as if this many failures had shown none."""
 
 PRIOR_LOOKS = 10.0
 CHANCE = 1.3
@@ -36,34 +40,70 @@ STICKY_FLOOR = 2.0
 
 
 def new_pods() -> State:
-    """Sums over pod x look cells of one metric: squares over expectation, and free cells."""
-    return {"chi": [0.0, 0.0], "free": [0, 0]}
+    """Sums of one metric over pods and looks, by arm: squares, what independent failures would
+    have given, and free cells."""
+    return {"squares": [0.0, 0.0], "expected": [0.0, 0.0], "free": [0, 0]}
 
 
 def absorb_pods(state: State, arms: Iterable[list[tuple[int, int]]]) -> State:
     """One look's pods of stable and candidate, each as (requests, events)."""
-    chi, free = list(state["chi"]), list(state["free"])
-    for arm, pods in enumerate(arms):
-        n = sum(p[0] for p in pods)
-        x = sum(p[1] for p in pods)
-        if n == 0 or x == 0 or len(pods) < 2:
-            continue
-        rate = x / n
-        chi[arm] += sum((px - pn * rate) ** 2 / (pn * rate) for pn, px in pods if pn > 0)
-        free[arm] += sum(1 for pn, _ in pods if pn > 0) - 1
-    return {"chi": [round(c, 6) for c in chi], "free": free}
+    # A state of the version before has other sums; pods are measured anew then.
+    had = state if "squares" in state else new_pods()
+    told = [pods if any(x for _, x in pods) else [] for pods in arms]
+    if not any(told):
+        return had
+    cells = np.zeros((len(told), max(len(pods) for pods in told), 2), dtype=np.int64)
+    for arm, pods in enumerate(told):
+        if pods:
+            cells[arm, : len(pods)] = pods
+    sums = zip(("squares", "expected", "free"), pod_sums(cells[..., 0], cells[..., 1]), strict=True)
+    return {
+        name: [round(a + b, 6) for a, b in zip(had[name], more.tolist(), strict=True)]
+        for name, more in sums
+    }
 
 
-def phi_of_pods(state: State) -> float:
-    """The larger of both arms' dispersions between pods; 1 while it could be chance."""
-    largest = 1.0
-    for chi, free in zip(state["chi"], state["free"], strict=True):
-        cells = free + PRIOR_CELLS
-        phi = float((chi + PRIOR_CELLS) / cells)
-        # One standard error of a mean of squares: even pods differ that much by themselves.
-        if phi > 1.0 + math.sqrt(2.0 / cells):
-            largest = max(largest, phi)
-    return largest
+def pod_sums(n: Ints, x: Ints) -> tuple[Floats, Floats, Ints]:
+    """Squares, their expectation and free cells of one look: (..., pods) give (...).
+
+    Expectations are summed before anything is divided: a mean of squares over expectation by look
+    would drown one burst in a hundred quiet looks, and the burst is what alarms.
+    """
+    events = x.sum(axis=-1)
+    share = n / np.maximum(n.sum(axis=-1, keepdims=True), 1)
+    squares: Floats = ((x - events[..., None] * share) ** 2).sum(axis=-1)
+    expected: Floats = events * (1.0 - (share**2).sum(axis=-1))
+    free = np.where(events > 0, np.maximum((n > 0).sum(axis=-1) - 1, 0), 0)
+    return squares, expected, free
+
+
+def phi_of_pods(state: State) -> tuple[float, float]:
+    """Dispersion between the pods of stable and of the candidate; 1 while it could be chance."""
+    if "squares" not in state:
+        return 1.0, 1.0
+    squares, expected, free = (np.array(state[k]) for k in ("squares", "expected", "free"))
+    stable, candidate = pod_phi(squares, expected, free).tolist()
+    return stable, candidate
+
+
+def pod_phi(squares: Floats, expected: Floats, free: Ints) -> Floats:
+    """The same from sums over looks, of any shape."""
+    phi = (squares + PRIOR_CELLS) / (expected + PRIOR_CELLS)
+    # One standard error of a mean of squares: even pods differ that much by themselves.
+    surely: Floats = np.where(phi > 1.0 + np.sqrt(2.0 / (free + PRIOR_CELLS)), phi, 1.0)
+    return surely
+
+
+def phi_of_alarm(stable: Numbers, candidate: Numbers, ratio: Numbers) -> Floats:
+    """Dispersion that an alarm must survive: the candidate's, and what stable's says of it.
+
+    A rate that differs between pods adds variance with the square of their requests, so phi - 1
+    grows with them: with ``ratio`` candidate requests for each of stable's, stable's excess counts
+    by that part.  Bursts on stable's pods never raise an alarm, so it counts once at most.
+    """
+    carried = 1.0 + np.subtract(stable, 1.0) * np.minimum(1.0, ratio)
+    larger: Floats = np.maximum(candidate, carried)
+    return larger
 
 
 def new_jumps() -> State:
@@ -80,26 +120,38 @@ def absorb_jumps(state: State, counts: Counts) -> State:
     """
     if not counts.informative:
         return state
-    total = counts.stable_n + counts.candidate_n
-    events = counts.stable_x + counts.candidate_x
-    share = counts.candidate_n / total
-    variance = events * share * (1.0 - share) * (total - events) / max(1, total - 1)
-    z = round((counts.candidate_x - events * share) / math.sqrt(variance), 5)
+    z = round(share_z(counts.stable_n, counts.stable_x, counts.candidate_n, counts.candidate_x), 5)
     if state["last"] is None:
         return {**state, "last": z}
     jump = 0.5 * (z - state["last"]) ** 2
     return {"last": z, "sum": round(state["sum"] + jump, 5), "n": state["n"] + 1}
 
 
+def share_z(
+    stable_n: AnyNumber, stable_x: AnyNumber, candidate_n: AnyNumber, candidate_x: AnyNumber
+) -> AnyNumber:
+    """The candidate's share of the events of an informative look, standardised: one or an array."""
+    total, events = stable_n + candidate_n, stable_x + candidate_x
+    share = candidate_n / total
+    variance = events * share * (1.0 - share) * (total - events) / (total - 1)
+    z: AnyNumber = (candidate_x - events * share) / variance**0.5
+    return z
+
+
 def phi_of_jumps(state: State) -> float:
     """Dispersion between looks, at least 1; 1 while it could be chance."""
-    phi = float((state["sum"] + PRIOR_LOOKS) / (state["n"] + PRIOR_LOOKS))
-    return phi if phi > CHANCE else 1.0
+    return float(jumps_phi(state["sum"], state["n"]))
+
+
+def jumps_phi(total: AnyNumber, n: AnyNumber) -> Floats:
+    """The same from sums of half squared jumps and their number, of any shape."""
+    phi = (total + PRIOR_LOOKS) / (n + PRIOR_LOOKS)
+    return np.where(phi > CHANCE, phi, 1.0)
 
 
 def new_buckets() -> State:
     """Requests, client errors and model errors of each unit bucket, by arm."""
-    return {arm: {} for arm in ("stable", "candidate")}
+    return {arm: {} for arm in ARMS}
 
 
 def absorb_buckets(
@@ -122,18 +174,18 @@ def phi_of_buckets(state: State, position: int) -> float:
 
     ``position`` is the event's place in a cell: 1 for client errors, 2 for model errors.
     """
-    largest = 1.0
-    for arm in ("stable", "candidate"):
-        cells = [c for c in state[arm].values() if c[0] > 0]
-        n = sum(c[0] for c in cells)
-        x = sum(c[position] for c in cells)
-        if x == 0 or len(cells) < 2:
-            continue
-        counts = np.array([(c[0], c[position]) for c in cells], dtype=np.float64)
-        expected = counts[:, 0] * (x / n)
-        squares = float(((counts[:, 1] - expected) ** 2).sum()) / x
-        largest = max(largest, squares * len(cells) / (len(cells) - 1))
-    return largest
+    arms = [np.array([(0, 0), *((c[0], c[position]) for c in state[arm].values())]) for arm in ARMS]
+    return max(float(bucket_phi(cells[:, 0], cells[:, 1])) for cells in arms)
+
+
+def bucket_phi(n: Ints, x: Ints) -> Floats:
+    """Dispersion of sums by bucket, at least 1: (..., buckets) give (...)."""
+    total, events = n.sum(axis=-1), x.sum(axis=-1)
+    cells = (n > 0).sum(axis=-1)
+    expected = n * (events / np.maximum(total, 1))[..., None]
+    squares = ((x - expected) ** 2).sum(axis=-1) / np.maximum(events, 1)
+    phi: Floats = np.maximum(1.0, squares * cells / np.maximum(cells - 1, 1))
+    return phi
 
 
 def largest_bucket(state: State, position: int) -> tuple[int, int]:

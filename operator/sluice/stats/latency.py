@@ -10,23 +10,29 @@ Load changes latency by itself.  Per-pod loads within 25 % of each other are com
 margin; otherwise only gross differences count: a factor 2 when the candidate carries less load, 3
 when it carries more.  Differences below a millisecond (5 ms when loads differ) are nobody's harm.
 
+``thresholds``, ``slower`` and ``faded`` work on arrays of histograms with any leading axes; the
+states here and the thousand runs of a simulation go through the same lines.
+
 Called by sluice.rollout.judge.  The state is plain JSON.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import lru_cache
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sluice.stats import combine, counts, dispersion
 from sluice.stats.look import LATENCY_BASE, LATENCY_BINS, LATENCY_RATIO, ArmLook, latency_edge
 
 State = dict[str, Any]
 Histogram = Mapping[int, int]
+Ints = NDArray[np.int64]
 
 QUANTILES = (0.5, 0.9, 0.99)
 SAMPLES_FOR_EDGE = (50, 50, 300)
@@ -51,9 +57,16 @@ class Tolerance:
 
     def edge(self, index: int) -> int:
         """The candidate's threshold bin for stable's threshold bin ``index``."""
-        base = latency_edge(index)
-        limit = max(base * self.margin, base + self.floor_seconds)
-        return min(LATENCY_BINS, math.ceil(_position(limit) - 1e-9))
+        return int(candidate_edges(self)[index])
+
+
+@lru_cache(maxsize=64)
+def candidate_edges(tolerance: Tolerance) -> Ints:
+    """The candidate's threshold bin for each of stable's, as an array."""
+    base = LATENCY_BASE * LATENCY_RATIO ** np.arange(LATENCY_BINS + 1.0)
+    limit = np.maximum(base * tolerance.margin, base + tolerance.floor_seconds)
+    position = np.log(limit / LATENCY_BASE) / math.log(LATENCY_RATIO)
+    return np.minimum(LATENCY_BINS, np.ceil(position - 1e-9)).astype(np.int64)
 
 
 def load_of(stable: ArmLook, candidate: ArmLook) -> Load:
@@ -96,53 +109,72 @@ def edges(state: State) -> list[int | None]:
 
     A threshold is the upper edge of the quantile's bin; the lower one when nothing is slower.
     """
-    recent, past = _Sorted(state["recent"][0], UNIT), _Sorted(state["past"][0])
-    found: list[int | None] = []
-    for q, need in zip(QUANTILES, SAMPLES_FOR_EDGE, strict=True):
-        known = next((h for h in (recent, past) if h.total >= need), None)
-        index = known.quantile_bin(q) if known is not None else None
-        slower = known is not None and index is not None and index < known.indexes[-1]
-        found.append(index + 1 if index is not None and slower else index)
-    return found
+    found = thresholds(_dense(state["recent"][0]), _dense(_needed_past(state))).tolist()
+    return [None if index < 0 else index for index in found]
 
 
-class _Sorted:
-    """A histogram that is asked for several quantiles."""
+def _needed_past(state: State) -> Mapping[str, int]:
+    """All of stable's looks, when its last ones are too few for a threshold."""
+    few = sum(state["recent"][0].values()) < UNIT * max(SAMPLES_FOR_EDGE)
+    past: Mapping[str, int] = state["past"][0] if few else {}
+    return past
 
-    def __init__(self, histogram: Mapping[Any, int], unit: int = 1) -> None:
-        pairs = sorted((int(index), count) for index, count in histogram.items() if count > 0)
-        self.indexes = [index for index, _ in pairs]
-        self.seen = list(accumulate(count for _, count in pairs))
-        self.total = self.seen[-1] / unit if self.seen else 0.0
 
-    def quantile_bin(self, q: float) -> int | None:
-        """The bin that holds the quantile; None without data."""
-        if not self.seen:
-            return None
-        return self.indexes[min(bisect_left(self.seen, q * self.seen[-1]), len(self.seen) - 1)]
+def thresholds(recent: Ints, past: Ints) -> Ints:
+    """Stable's threshold bins, -1 for none: histograms (..., bins) give (..., quantiles).
+
+    ``recent`` counts sixteenths.
+    """
+    chosen = np.full((*recent.shape[:-1], len(QUANTILES)), -1)
+    need = np.array(SAMPLES_FOR_EDGE)
+    for histogram, unit in ((past, 1), (recent, UNIT)):
+        seen = histogram.cumsum(axis=-1)
+        total = seen[..., -1:]
+        wanted = (np.array(QUANTILES) * total)[..., None]
+        index = (seen[..., None, :] < wanted).sum(axis=-1)
+        last = (seen < total).sum(axis=-1, keepdims=True)
+        chosen = np.where(total >= unit * need, index + (index < last), chosen)
+    return chosen
+
+
+def slower(stable: Ints, candidate: Ints, edge: Ints, limit: Ints) -> tuple[Ints, ...]:
+    """Requests and slow ones of stable and of the candidate: (..., bins) give (..., thresholds).
+
+    Stable's are slow from bin ``edge`` on, the candidate's from ``limit`` on.
+    """
+    found = []
+    for histogram, index in ((stable, edge), (candidate, limit)):
+        below = np.zeros((*histogram.shape[:-1], LATENCY_BINS + 1), dtype=np.int64)
+        np.cumsum(histogram, axis=-1, out=below[..., 1:])
+        total = below[..., -1:]
+        found += [np.broadcast_to(total, index.shape), total - np.take_along_axis(below, index, -1)]
+    return tuple(found)
+
+
+def faded(recent: Ints, look: Ints) -> Ints:
+    """Recent histograms after a look: a fifth is forgotten."""
+    return recent * 4 // 5 + UNIT * look
 
 
 def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tolerance) -> State:
     """The state after one more look of both arms' warm pods."""
     if not stable and not candidate:
         return state
+    arms = [_dense(stable), _dense(candidate)]
+    recent = [_dense(past) for past in state["recent"]]
+    found = thresholds(recent[0], _dense(_needed_past(state)))
+    known = [i for i, index in enumerate(found.tolist()) if index >= 0]
+    seen = _counts(arms, found[known], tolerance)
     parts, jumps = list(state["parts"]), list(state["jumps"])
-    for i, edge in enumerate(edges(state)):
-        if edge is not None:
-            seen = _slower(stable, candidate, edge, tolerance)
-            parts[i] = counts.absorb(parts[i], seen)
-            jumps[i] = dispersion.absorb_jumps(jumps[i], seen)
-    past = [_added(state["past"][0], stable), _added(state["past"][1], candidate)]
-    recent = [
-        _faded(state["recent"][0], stable),
-        _faded(state["recent"][1], candidate),
-    ]
+    absorbed = counts.absorb_each([parts[i] for i in known], seen)
+    for i, part, look in zip(known, absorbed, seen, strict=True):
+        parts[i], jumps[i] = part, dispersion.absorb_jumps(jumps[i], look)
     return {
         **state,
         "parts": parts,
         "jumps": jumps,
-        "past": past,
-        "recent": recent,
+        "past": [_added(state["past"][0], stable), _added(state["past"][1], candidate)],
+        "recent": [_sparse(faded(*pair)) for pair in zip(recent, arms, strict=True)],
         "judged": state["judged"] + 1,
         "unequal": state["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS),
     }
@@ -150,20 +182,18 @@ def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tol
 
 def log_e(state: State, phi: float = 1.0) -> float:
     """log of the e-value against "at most the margin slower": the mean over the quantiles."""
-    return combine.log_mean(_log_e_each(state, phi))
+    return combine.log_mean(log_e_each(state, phi))
 
 
-def worst(state: State, phi: float = 1.0) -> int:
+def worst(log_e_values: Sequence[float]) -> int:
     """Index of the quantile with most evidence."""
-    values = _log_e_each(state, phi)
-    return max(range(len(values)), key=lambda i: (values[i], -i))
+    return max(range(len(log_e_values)), key=lambda i: (log_e_values[i], -i))
 
 
-def _log_e_each(state: State, phi: float) -> list[float]:
-    return [
-        counts.log_e(part, max(phi, dispersion.phi_of_jumps(jumps)))
-        for part, jumps in zip(state["parts"], state["jumps"], strict=True)
-    ]
+def log_e_each(state: State, phi: float = 1.0) -> list[float]:
+    """log e-value of each quantile, at ``phi`` or at its jumps' dispersion if that is larger."""
+    phis = [max(phi, dispersion.phi_of_jumps(jumps)) for jumps in state["jumps"]]
+    return counts.log_e_each(state["parts"], phis)
 
 
 def new_promotion(quantiles: int = 2) -> State:
@@ -173,61 +203,67 @@ def new_promotion(quantiles: int = 2) -> State:
 
 def absorb_promotion(
     state: State,
-    thresholds: list[int | None],
+    edges: list[int | None],
     stable: Histogram,
     candidate: Histogram,
     tolerance: Tolerance,
 ) -> State:
     """One more look.  The arms are swapped: evidence grows when stable is the slower one."""
-    parts = []
-    for part, edge in zip(state["parts"], thresholds, strict=False):
-        if edge is None:
-            parts.append(part)
-            continue
-        seen = _slower(stable, candidate, edge, tolerance)
-        swapped = counts.Counts(seen.candidate_n, seen.candidate_x, seen.stable_n, seen.stable_x)
-        begun = part if part["started"] else counts.start(part)
-        parts.append(counts.absorb(begun, swapped))
+    parts = list(state["parts"])
+    known = [i for i, edge in enumerate(edges[: len(parts)]) if edge is not None]
+    arms = [_dense(stable), _dense(candidate)]
+    found = np.array([edges[i] for i in known], dtype=np.int64)
+    swapped = [
+        counts.Counts(seen.candidate_n, seen.candidate_x, seen.stable_n, seen.stable_x)
+        for seen in _counts(arms, found, tolerance)
+    ]
+    begun = [p if p["started"] else counts.start(p) for p in (parts[i] for i in known)]
+    for i, part in zip(known, counts.absorb_each(begun, swapped), strict=True):
+        parts[i] = part
     unequal = state["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS)
     return {"parts": parts, "unequal": unequal}
 
 
 def log_e_promotion(state: State) -> list[float]:
     """log e-value of each quantile; both must pass."""
-    return [counts.log_e(part) for part in state["parts"]]
+    return counts.log_e_each(state["parts"], [1.0] * len(state["parts"]))
+
+
+def values(state: State, quantile_index: int) -> tuple[float | None, float | None]:
+    """Both arms' recent value of one quantile, in seconds."""
+    stable, candidate = state["recent"]
+    q = QUANTILES[quantile_index]
+    return quantile(stable, q), quantile(candidate, q)
 
 
 def quantile(histogram: Mapping[Any, int], q: float) -> float | None:
     """A quantile in seconds, 2 % exact; None without data."""
-    index = _Sorted(histogram).quantile_bin(q)
-    return None if index is None else latency_edge(index) * math.sqrt(LATENCY_RATIO)
+    seen = _dense(histogram).cumsum()
+    if seen[-1] == 0:
+        return None
+    return latency_edge(int((seen < q * seen[-1]).sum())) * math.sqrt(LATENCY_RATIO)
 
 
-def _position(seconds: float) -> float:
-    return math.log(max(seconds, LATENCY_BASE) / LATENCY_BASE) / math.log(LATENCY_RATIO)
+def _counts(arms: list[Ints], edge: Ints, tolerance: Tolerance) -> list[counts.Counts]:
+    found = slower(arms[0], arms[1], edge, candidate_edges(tolerance)[edge])
+    return [counts.Counts(*row) for row in zip(*(v.tolist() for v in found), strict=True)]
 
 
-def _slower(
-    stable: Histogram, candidate: Histogram, edge: int, tolerance: Tolerance
-) -> counts.Counts:
-    limit = tolerance.edge(edge)
-    return counts.Counts(
-        sum(stable.values()),
-        sum(c for i, c in stable.items() if i >= edge),
-        sum(candidate.values()),
-        sum(c for i, c in candidate.items() if i >= limit),
-    )
+def _dense(histogram: Mapping[Any, int]) -> Ints:
+    """A histogram of a look (numbers as keys) or of a state (JSON: strings) as an array."""
+    dense = np.zeros(LATENCY_BINS, dtype=np.int64)
+    if histogram:
+        dense[list(map(int, histogram))] = list(histogram.values())
+    return dense
+
+
+def _sparse(dense: Ints) -> dict[str, int]:
+    filled = np.flatnonzero(dense)
+    return dict(zip(map(str, filled.tolist()), dense[filled].tolist(), strict=True))
 
 
 def _added(past: Mapping[str, int], look: Histogram) -> dict[str, int]:
     sums = dict(past)
     for index, count in look.items():
         sums[str(index)] = sums.get(str(index), 0) + count
-    return sums
-
-
-def _faded(past: Mapping[str, int], look: Histogram) -> dict[str, int]:
-    sums = {index: left for index, count in past.items() if (left := count * 4 // 5)}
-    for index, count in look.items():
-        sums[str(index)] = sums.get(str(index), 0) + UNIT * count
     return sums

@@ -63,7 +63,7 @@ def fires(state: State, planned_looks: int, alpha: float) -> bool:
     """Whether the candidate fails far above its own past while stable does not."""
     if state["looks"] == 0:
         return False
-    log_e = log_sum(np.array(state["r"])) - math.log(
+    log_e = float(log_sum(np.array(state["r"]))) - math.log(
         len(EXCESS) * max(planned_looks, state["looks"])
     )
     return log_e >= math.log(1.0 / alpha) and _chance_of_split(state["recent"]) < CHANCE
@@ -95,7 +95,7 @@ def hypergeometric_tail(least: int, total: int, marked: int, drawn: int) -> floa
         return 1.0
     x = np.arange(first, last + 1, dtype=np.float64)
     logs = _log_choose(marked, x) + _log_choose(total - marked, drawn - x)
-    return min(1.0, math.exp(log_sum(logs) - float(_log_choose(total, np.float64(drawn)))))
+    return min(1.0, math.exp(float(log_sum(logs) - _log_choose(total, np.float64(drawn)))))
 
 
 def _log_choose(n: int, k: Floats | np.float64) -> Floats:

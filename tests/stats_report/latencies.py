@@ -1,0 +1,126 @@
+"""False alarms, false passes and speed of the latency check: lognormal times, three pods an arm.
+
+Margin 10 %, one-sided at alpha 5 % (alarm) and 2.5 % (pass), after each look of 1,000 requests.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+from tests.stats_report import worlds
+from tests.stats_report.engines import Crossing, Floats, Ints, Latency
+from tests.stats_report.promotion import NEED_PASS, PLAN
+from tests.stats_report.rows import Cell, Row, false_alarms, percent, within
+
+TABLE = "Latency"
+ALPHA = 0.05
+NEED = math.log(1.0 / ALPHA)
+REQUESTS = 1000
+PODS = 3
+SHARES = (0.1, 0.5)
+
+
+def _arms(
+    rng: np.random.Generator,
+    share: float,
+    stable: Floats,
+    candidate: Floats,
+    requests: int = REQUESTS,
+) -> tuple[Ints, Ints]:
+    n_b = round(requests * share)
+    return (
+        worlds.latencies(rng, requests - n_b, stable),
+        worlds.latencies(rng, n_b, candidate),
+    )
+
+
+def equal(
+    rng: np.random.Generator, runs: int, *, share: float, pods: float, minutes: float, margin: float
+) -> list[Row]:
+    """Equal arms whose pods differ by ``pods`` for good and by ``minutes`` from look to look."""
+    engine, found = Latency(runs, margin, 1), Crossing(runs)
+    engine.begin()
+    speed = np.exp(pods * rng.standard_normal((2, runs, PODS)))
+    for number in range(100):
+        now = speed * np.exp(minutes * rng.standard_normal(speed.shape))
+        engine.absorb(*_arms(rng, share, now[0], now[1]))
+        found.mark(engine.log_e() >= NEED, number)
+    differ = f"pods differ by {100 * pods:g} %" if pods else "equal pods"
+    noise = f" and {100 * minutes:g} % from look to look" if minutes else ""
+    case = f"equal, {differ}{noise}, margin {100 * margin - 100:.0f} %, {100 * share:g} %"
+    row = false_alarms(case, found.ever, ALPHA, {})
+    # A margin of 0 tolerates nothing, and different pods are a difference: shown, not claimed.
+    return [row if margin > 1 or not pods else Row(case, {"Sluice": row.cells["Sluice"]})]
+
+
+def slower(
+    rng: np.random.Generator, runs: int, *, share: float, factor: float, reference: float
+) -> list[Row]:
+    """Requests of both arms until a slower candidate is found; pods differ by 3 %.
+
+    Looks of 250: the reference knew its thresholds beforehand, here the first look pays for them.
+    """
+    engine, found = Latency(runs, 1.1, 1), Crossing(runs)
+    engine.begin()
+    speed = np.exp(0.03 * rng.standard_normal((2, runs, PODS)))
+    size = 250
+    for number in range(1, 120):
+        engine.absorb(*_arms(rng, share, speed[0], speed[1] * factor, size))
+        found.mark(engine.log_e() >= NEED, number * size)
+    case = f"{100 * factor - 100:.0f} % slower, pods differ by 3 %, {100 * share:g} % of traffic"
+    return [within(case, found.median(), reference, 0.25, "requests")]
+
+
+def at_margin(rng: np.random.Generator, runs: int, *, step: int) -> list[Row]:
+    """A candidate that is slower by exactly what a step must exclude, and an equal one."""
+    plan = PLAN.steps[step]
+    share, rows = plan.weight / 100.0, []
+    for name, factor in (("at the margin", plan.latency_margin), ("equal", 1.0)):
+        engine, passed = Latency(runs, plan.latency_margin, 1, reverse=True), Crossing(runs)
+        engine.begin()
+        same = np.ones((runs, PODS))
+        for number in range(1, 61):
+            engine.absorb(*_arms(rng, share, same, same * factor))
+            done = engine.log_es().min(axis=-1) >= NEED_PASS
+            passed.mark(done, number * round(share * REQUESTS))
+        case = f"promotion, {plan.weight} %, within {100 * plan.latency_margin - 100:.0f} %: {name}"
+        if factor > 1:
+            rows.append(false_alarms(case, passed.ever, PLAN.alpha_promotion, {}))
+        else:
+            cells = {
+                "Sluice": percent(float(np.mean(passed.ever))),
+                "median": f"{passed.median():,.0f} candidate requests",
+            }
+            rows.append(Row(case, cells))
+    return rows
+
+
+REFERENCE = ((0.5, 1.2, 2000), (0.1, 1.2, 5500))
+
+
+def cells() -> list[Cell]:
+    """Every simulation of this table."""
+    found = [
+        Cell(
+            TABLE,
+            f"equal {share} {pods} {minutes} {margin}",
+            partial(equal, share=share, pods=pods, minutes=minutes, margin=margin),
+        )
+        for pods, minutes, margin in ((0, 0, 1.1), (0.05, 0.05, 1.0), (0.05, 0.05, 1.1))
+        for share in SHARES
+    ]
+    found += [
+        Cell(
+            TABLE,
+            f"slower {share} {factor}",
+            partial(slower, share=share, factor=factor, reference=reference),
+        )
+        for share, factor, reference in REFERENCE
+    ]
+    found += [
+        Cell(TABLE, f"margin {step}", partial(at_margin, step=step))
+        for step in range(len(PLAN.steps))
+    ]
+    return found
