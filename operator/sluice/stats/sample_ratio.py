@@ -82,7 +82,7 @@ def absorb(state: State, stable_units: int, candidate_units: int, weight: float)
 
 def log_e(state: State) -> float:
     """log of the e-value against "units are split by the weights"; 0 before there are any."""
-    return log_sum(_log_prior(state["spread"]) + _log_likelihood(state, SHIFTS))
+    return float(log_sum(_log_prior(state["spread"]) + _log_likelihood(state, SHIFTS)))
 
 
 def shares(state: State) -> tuple[float | None, float | None]:
