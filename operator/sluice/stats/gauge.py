@@ -28,7 +28,7 @@ State = dict[str, Any]
 
 VERSION = 1
 FEWEST_LOOKS = 20
-FEWEST_BATCHES = 8
+FEWEST_BATCHES = 16
 PLANNED_LOOKS = 60.0
 """Independent looks at which the evidence is strongest: ten minutes at ten seconds."""
 
