@@ -11,10 +11,11 @@ import asyncio
 import base64
 import binascii
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +28,7 @@ from sluice.evidence.metric import MetricError, Pair, Subject
 from sluice.evidence.prometheus import PrometheusServer
 from sluice.evidence.sql import Database
 from sluice.kube.client import KubeClient
-from sluice.kube.errors import ForbiddenError
+from sluice.kube.errors import ForbiddenError, KubeError
 from sluice.rollout.plan import CheckPlan, Plan, SourcePlan
 from sluice.stats.counts import Counts
 from sluice.stats.look import Means, MetricLook, Values
@@ -54,6 +55,28 @@ class MetricsRead:
     states: States
 
 
+@dataclass(frozen=True)
+class _Ask:
+    """What every source of a look is asked with.  ``ends`` is the event loop's time."""
+
+    subject: Subject
+    now: float
+    interval: float
+    deadline: float
+    ends: float
+    secret: dict[str, str] | MetricError = field(repr=False)
+
+    def value(self, key: str) -> str:
+        """The Secret's value under ``key``; nothing for no key."""
+        if not key:
+            return ""
+        if isinstance(self.secret, MetricError):
+            raise self.secret
+        if not self.secret.get(key):
+            raise _bad_secret(f"has no key {key}, or nothing under it")
+        return self.secret[key]
+
+
 def begin(plan: Plan, now: float) -> States:
     """Where reading begins when the weights have just changed: nothing before ``now`` counts."""
     return {c.name: _begun(c.source, now) for c in plan.checks if c.source is not None}
@@ -63,6 +86,21 @@ def _begun(source: SourcePlan, now: float) -> Any:
     if source.kind == "Sql":
         return {"version": metric.VERSION, "until": now}
     return metric.begin(now) if source.events else {}
+
+
+def _readable(source: SourcePlan | None, state: Any) -> bool:
+    """Whether a state says how far a source is read: another version's does not."""
+    if source is None or not isinstance(state, dict):
+        return False
+    if source.kind == "Prometheus" and not source.events:
+        return True
+    try:
+        if source.kind == "Prometheus":
+            metric.count(state, Pair(None, None))
+            return math.isfinite(state["since"])
+        return state["version"] == metric.VERSION and math.isfinite(state["until"])
+    except (MetricError, KeyError, TypeError):
+        return False
 
 
 class MetricReader:
@@ -76,22 +114,22 @@ class MetricReader:
     async def read(
         self, plan: Plan, subject: Subject, states: Mapping[str, Any], now: float
     ) -> MetricsRead:
-        """Every source that has been begun; one that has not begins now.
+        """Every source that has been begun; one that has not, or not by us, begins now.
 
         Takes at most READ_SHARE of the plan's interval, and never raises for a source.
         """
         begun = begin(plan, now)
-        asked = [c for c in plan.checks if c.source is not None and c.name in states]
-        deadline = min(LONGEST_READ, max(SHORTEST_READ, READ_SHARE * plan.interval_seconds))
-        answers = await asyncio.gather(
-            *(self._one(plan, c, subject, states[c.name], now, deadline) for c in asked)
-        )
-        looks, after = {}, {**begun, **{name: states[name] for name in begun if name in states}}
-        for check, (look, state) in zip(asked, answers, strict=True):
-            after[check.name] = state
-            if look is not None:
-                looks[check.name] = look
-        return MetricsRead(looks, after)
+        checks = [c for c in plan.checks if _readable(c.source, states.get(c.name))]
+        if not checks:
+            return MetricsRead({}, begun)
+        allowed = min(LONGEST_READ, max(SHORTEST_READ, READ_SHARE * plan.interval_seconds))
+        ends = asyncio.get_running_loop().time() + allowed
+        secret = await self._secret(subject.namespace, checks, ends)
+        ask = _Ask(subject, now, plan.interval_seconds, allowed, ends, secret)
+        answers = await asyncio.gather(*(self._one(ask, c, states[c.name]) for c in checks))
+        looks = {c.name: look for c, (look, _) in zip(checks, answers, strict=True) if look}
+        after = {c.name: state for c, (_, state) in zip(checks, answers, strict=True)}
+        return MetricsRead(looks, {**begun, **after})
 
     async def close(self) -> None:
         """Closes connections to sources."""
@@ -99,94 +137,76 @@ class MetricReader:
             await self._session.close()
             self._session = None
 
-    async def _one(
-        self,
-        plan: Plan,
-        check: CheckPlan,
-        subject: Subject,
-        state: Any,
-        now: float,
-        deadline: float,
-    ) -> tuple[MetricLook | None, Any]:
+    async def _one(self, ask: _Ask, check: CheckPlan, state: Any) -> tuple[MetricLook | None, Any]:
+        """What one source gave, and how far it is read; without an answer, no further."""
         source = check.source
         assert source is not None
         try:
-            async with asyncio.timeout(deadline):
-                secret = await self._secret(subject.namespace, source)
+            async with asyncio.timeout_at(ask.ends):
                 if source.kind == "Sql":
-                    return await _read_sql(source, secret, subject, state, now, deadline)
-                server = _server(source, secret)
+                    return await _read_sql(source, ask, state)
                 if source.events:
-                    return await self._counts(server, source, subject, state, now, deadline)
-                interval = plan.interval_seconds
-                return await self._values(server, source, subject, interval, now, deadline), state
+                    return await self._counts(source, ask, state)
+                return await self._values(source, ask), state
         except TimeoutError:
-            said = f"The source did not answer within {deadline:g} s."
-            return MetricLook(problem=said, error=True), state
+            said = f"The source did not answer within {ask.deadline:g} s."
         except SluiceError as error:
-            return MetricLook(problem=str(error), error=True), state
+            said = str(error)
         except Exception as error:
             # Whatever a source does, the other checks of this look are judged.
-            log.exception("%s/%s: check %s", subject.namespace, subject.name, check.name)
+            log.exception("%s/%s: check %s", ask.subject.namespace, ask.subject.name, check.name)
             said = f"Reading failed: {type(error).__name__}."
-            return MetricLook(problem=said, error=True), state
+        return MetricLook(problem=said, error=True), state
 
-    async def _counts(
-        self,
-        server: PrometheusServer,
-        source: SourcePlan,
-        subject: Subject,
-        state: Any,
-        now: float,
-        deadline: float,
-    ) -> tuple[MetricLook, Any]:
-        since = _number(state, "since")
+    async def _counts(self, source: SourcePlan, ask: _Ask, state: Any) -> tuple[MetricLook, Any]:
         totals = await prometheus.read_totals(
             self._http(),
-            server,
+            _server(source, ask),
             source.events,
             source.total,
-            subject,
-            interval=now - since,
-            at=now,
-            deadline=deadline,
+            ask.subject,
+            interval=ask.now - state["since"],
+            at=ask.now,
+            deadline=ask.deadline,
         )
-        counted = metric.count(state, totals)
-        stable, candidate = counted.counts.stable, counted.counts.candidate
-        data = Counts(stable.n, stable.events, candidate.n, candidate.events)
+        counts, after = metric.count(state, totals)
         missing = _missing(totals.stable is None, totals.candidate is None)
-        return MetricLook(data, problem=missing), counted.state
+        return MetricLook(_look_counts(counts), problem=missing), after
 
-    async def _values(
-        self,
-        server: PrometheusServer,
-        source: SourcePlan,
-        subject: Subject,
-        interval: float,
-        now: float,
-        deadline: float,
-    ) -> MetricLook:
+    async def _values(self, source: SourcePlan, ask: _Ask) -> MetricLook:
         values = await prometheus.read_values(
-            self._http(), server, source.query, subject, interval=interval, at=now,
-            deadline=deadline,
-        )  # fmt: skip
+            self._http(),
+            _server(source, ask),
+            source.query,
+            ask.subject,
+            interval=ask.interval,
+            at=ask.now,
+            deadline=ask.deadline,
+        )
         if values.stable is None or values.candidate is None:
             return MetricLook(problem=_missing(values.stable is None, values.candidate is None))
         return MetricLook(Values(values.stable, values.candidate))
 
-    async def _secret(self, namespace: str, source: SourcePlan) -> dict[str, str]:
-        """The Secret's values that the source needs, by key."""
-        if not source.keys:
+    async def _secret(
+        self, namespace: str, checks: list[CheckPlan], ends: float
+    ) -> dict[str, str] | MetricError:
+        """The Secret's values by key, at most SECRET_SECONDS old; an error is the checks' own."""
+        keys = {key for c in checks if c.source is not None for key in c.source.keys}
+        if not keys:
             return {}
-        at, values = self._secrets.get(namespace, (0.0, {}))
-        if time.monotonic() - at > SECRET_SECONDS or not set(source.keys) <= set(values):
-            values = await self._fetch(namespace)
-            self._secrets[namespace] = (time.monotonic(), values)
-            while len(self._secrets) > REMEMBERED_SECRETS:
-                self._secrets.popitem(last=False)
-        missing = [key for key in source.keys if not values.get(key)]
-        if missing:
-            raise _bad_secret(f"has no key {missing[0]}, or nothing under it")
+        at, values = self._secrets.get(namespace, (-SECRET_SECONDS, {}))
+        if time.monotonic() - at < SECRET_SECONDS and keys <= set(values):
+            return values
+        try:
+            async with asyncio.timeout_at(ends):
+                values = await self._fetch(namespace)
+        except MetricError as error:
+            return error
+        except (TimeoutError, KubeError) as error:
+            return _bad_secret(f"could not be read ({type(error).__name__})")
+        self._secrets[namespace] = (time.monotonic(), values)
+        while len(self._secrets) > REMEMBERED_SECRETS:
+            self._secrets.popitem(last=False)
         return values
 
     async def _fetch(self, namespace: str) -> dict[str, str]:
@@ -208,25 +228,19 @@ class MetricReader:
         return self._session
 
 
-async def _read_sql(
-    source: SourcePlan,
-    secret: Mapping[str, str],
-    subject: Subject,
-    state: Any,
-    now: float,
-    deadline: float,
-) -> tuple[MetricLook | None, Any]:
-    start, end = _number(state, "until"), now - source.delay
+async def _read_sql(source: SourcePlan, ask: _Ask, state: Any) -> tuple[MetricLook | None, Any]:
+    """The window that has been closed for long enough; before there is one, nothing is asked."""
+    start, end = state["until"], ask.now - source.delay
     if end <= start:
         return None, state
-    database = Database(secret[source.address_key], ca=secret.get(source.ca_key, ""))
+    database = Database(ask.value(source.address_key), ca=ask.value(source.ca_key))
     arms = await sql.read_arms(
         database,
         source.query,
-        subject.revisions,
+        ask.subject.revisions,
         start=datetime.fromtimestamp(start, UTC),
         end=datetime.fromtimestamp(end, UTC),
-        deadline=deadline,
+        deadline=ask.deadline,
     )
     return _arms(arms), {"version": metric.VERSION, "until": end}
 
@@ -238,17 +252,20 @@ def _arms(arms: Pair[metric.Counts] | Pair[Moments]) -> MetricLook:
         return MetricLook(Means(stable, candidate), problem=missing)
     assert isinstance(stable, metric.Counts)
     assert isinstance(candidate, metric.Counts)
-    return MetricLook(
-        Counts(stable.n, stable.events, candidate.n, candidate.events), problem=missing
-    )
+    return MetricLook(_look_counts(Pair(stable, candidate)), problem=missing)
 
 
-def _server(source: SourcePlan, secret: Mapping[str, str]) -> PrometheusServer:
+def _look_counts(counts: Pair[metric.Counts]) -> Counts:
+    stable, candidate = counts.stable, counts.candidate
+    return Counts(stable.n, stable.events, candidate.n, candidate.events)
+
+
+def _server(source: SourcePlan, ask: _Ask) -> PrometheusServer:
     return PrometheusServer(
         source.url,
-        token=secret.get(source.token_key, ""),
+        token=ask.value(source.token_key),
         headers={"X-Scope-OrgID": source.tenant} if source.tenant else {},
-        ca=secret.get(source.ca_key, ""),
+        ca=ask.value(source.ca_key),
     )
 
 
@@ -257,13 +274,6 @@ def _missing(stable: bool, candidate: bool) -> str:
         return ""
     who = "either arm" if stable and candidate else "stable" if stable else "the candidate"
     return f"No data for {who}."
-
-
-def _number(state: Any, name: str) -> float:
-    try:
-        return float(state[name])
-    except (KeyError, TypeError, ValueError):
-        raise MetricError("How far the source was read is not known.") from None
 
 
 def _bad_secret(what: str) -> MetricError:
