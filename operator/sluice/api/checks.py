@@ -147,15 +147,15 @@ class SqlSource(Block):
 
 _RATES = "['ErrorRate', 'ClientErrorRate']"
 _RATE_VALUES = "(has(self.value) && self.value in ['ErrorRate', 'ClientErrorRate'])"
-_METRICS = "['Metric', 'Threshold']"
 _LIMITED = "(self.type == 'Threshold' || has(self.compare) && self.compare == 'Limit')"
 
 
-def _only(field: str, types: str, names: str, example: str) -> dict[str, str]:
+def _only(types: str, shown: str, example: str, *fields: str) -> dict[str, str]:
+    unset = " && ".join(f"!has(self.{name})" for name in fields)
     return must(
-        f"!has(self.{field}) || self.type in {types}",
-        f"{field} must not be set for this type, only for {names}, for example {example}",
-        field=f".{field}",
+        f"self.type in {types} || {unset}",
+        f"{', '.join(fields)} must not be set for this type, only for {shown}, "
+        f"for example {example}",
         reason="FieldValueForbidden",
     )
 
@@ -250,15 +250,14 @@ class Check(Block):
                 field=".min",
                 reason="FieldValueForbidden",
             ),
-            _only("prometheus", _METRICS, "Metric and Threshold", "type: Metric"),
-            _only("sql", "['Metric']", "Metric", "type: Metric"),
-            _only("value", "['Threshold']", "Threshold", "type: Threshold"),
-            _only("compare", "['Metric']", "Metric", "type: Metric"),
-            _only("direction", "['Metric']", "Metric", "type: Metric"),
-            _only("minSample", _METRICS, "Metric and Threshold", "type: Metric"),
-            _only("mode", _METRICS, "Metric and Threshold", "type: Metric"),
-            _only("onNoData", _METRICS, "Metric and Threshold", "type: Metric"),
-            _only("onProviderError", _METRICS, "Metric and Threshold", "type: Metric"),
+            _only(
+                "['Metric', 'Threshold']",
+                "Metric and Threshold",
+                "type: Metric",
+                *("prometheus", "minSample", "mode", "onNoData", "onProviderError"),
+            ),
+            _only("['Metric']", "Metric", "type: Metric", "sql", "compare", "direction"),
+            _only("['Threshold']", "Threshold", "{type: Threshold, max: 0.05}", "value"),
         )
     )
 
