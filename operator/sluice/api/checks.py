@@ -87,9 +87,9 @@ class PrometheusSource(Block):
     )
     query: Gauge | None = Field(
         default=None,
-        description="PromQL that gives one number for the revision named {{revision}}. A value a "
-        "look is judged by its differences from look to look, which takes many looks; counts "
-        "(events and total) need fewer.",
+        description="PromQL that gives one number for the revision named {{revision}}, read once a "
+        "look. Its noise is known only from how it moves, which takes many looks; counts (events "
+        "and total) need fewer.",
     )
     events: RunningTotal | None = Field(
         default=None,
