@@ -323,7 +323,7 @@ class Check(Block):
         le=1_000_000_000,
         description="Candidate's sample before a Metric or a Threshold may fail, and that each "
         "step must see before it passes: things counted (default 100), or looks for a Prometheus "
-        "query (default 20, and never fewer).",
+        "query (default 30, and never fewer).",
     )
     mode: Literal["Enforce", "DryRun"] = Field(
         default="Enforce",
