@@ -49,8 +49,7 @@ class Load:
             start = time.monotonic()
             for number in itertools.count():
                 wait = start + number / self._rate - time.monotonic()
-                if wait > 0:
-                    await asyncio.sleep(wait)
+                await asyncio.sleep(max(0.0, wait))
                 if number % int(self._rate) == 0:
                     self._report()
                 if stop.is_set():
