@@ -213,6 +213,8 @@ class Mirror:
     """(rollout, revision) that the tally is about."""
     problem: str = ""
     """Why the file cannot be followed; empty when it can."""
+    places: list[tuple[str, int]] = field(default_factory=list)
+    """(host, port) that copies go to."""
     _queue: deque[Copy] = field(default_factory=deque)
     _bytes: int = 0
 
@@ -231,6 +233,7 @@ class Mirror:
         if aim == self.aim:
             return
         self.aim = aim
+        self.places = aim.places() if aim is not None else []
         self.tally.dropped += len(self._queue)
         self._queue.clear()
         self._bytes = 0

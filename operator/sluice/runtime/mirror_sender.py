@@ -85,12 +85,11 @@ class Sender:
 
     def sweep(self, now: float) -> None:
         """Once a second: end what takes too long, leave an old aim, try again after a pause."""
-        aim = self._mirror.aim
         for connection in list(self._open):
             connection.check_time(now)
-            if aim is None or connection.place not in aim.places():
+            if connection.place not in self._mirror.places:
                 connection.close_if_idle()
-        if aim is not None and self._mirror.waiting:
+        if self._mirror.queued:
             self.wake()
 
     def close(self) -> None:
@@ -106,9 +105,8 @@ class Sender:
         mirror = self._mirror
         if self._closed or mirror.aim is None:
             return
-        places = mirror.aim.places() if self._idle else ()
         while self._idle:
-            if self._idle[-1].place not in places:
+            if self._idle[-1].place not in mirror.places:
                 self._idle.pop().abort()
                 continue
             copy = mirror.take()
@@ -117,7 +115,7 @@ class Sender:
             self._idle.pop().send(copy)
         room = CONNECTIONS - len(self._open) - len(self._connecting)
         if room > 0 and mirror.queued and time.monotonic() >= self._paused_until:
-            self._connect(mirror.aim.places())
+            self._connect(mirror.places)
 
     def _connect(self, places: list[tuple[str, int]]) -> None:
         self._turn += 1

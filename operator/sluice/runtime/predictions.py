@@ -80,7 +80,7 @@ class Predictions:
             self.last_request = exchange.started
         meant = request.headers.get(HEADER_REVISION)
         if meant is not None and meant != self._revision and self._revision:
-            self.counters.misdirected += 1
+            self.counters.misdirected += copied_from is None
             problem = unavailable(
                 "Misdirected", "this server serves another revision; try again", retry_after=0
             )
