@@ -69,7 +69,7 @@ class Reconciler:
         settings, client = context.settings, context.client
         namespace = settings.lease_namespace or client.connection.namespace
         self._access = RouterAccess(client, namespace)
-        self._looker = Looker()
+        self._looker = Looker(client)
         self._conflicts: dict[Key, tuple[str, ...]] = {}
         self._unrecorded: dict[Key, Unrecorded] = {}
         self._renewed: OrderedDict[tuple[str, float], None] = OrderedDict()
