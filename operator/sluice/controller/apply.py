@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sluice.api.duration import seconds
 from sluice.api.meta import (
     MANAGER_REPLICAS,
     MANAGER_STATUS,
     MANAGER_VERDICT,
     POD_READINESS_GATE,
+    PORT_SERVING,
     command_annotation,
     evidence_name,
     headless_name,
@@ -27,10 +29,10 @@ from sluice.api.modelrevision import RevisionSpec, Verdict
 from sluice.controller.ensure import Ensurer, covers
 from sluice.controller.history import forgettable
 from sluice.controller.observe import World
-from sluice.controller.pods import condition
+from sluice.controller.pods import condition, is_ready
 from sluice.controller.records import evidence_map, revision_object
 from sluice.controller.reports import finished_at
-from sluice.controller.route import Router
+from sluice.controller.route import Router, cluster_ip
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import ConflictError, KubeError, UnavailableError
 from sluice.kube.events import EventRecorder
@@ -208,6 +210,7 @@ class Applier:
         verdict = decision.verdicts.get(name) or self.world.revisions[name].verdict
         if any(v.get("name") == "verdict" for v in spec.pod_template["spec"]["volumes"]):
             await self.ensurer.ensure(revision.verdict_map(owner, name, verdict.phase))
+        await self.ensurer.ensure(revision.settings_map(owner, name, self._mirror(name, decision)))
         template = revision.placed(spec.pod_template, self.world.spec.serving.pod)
         wanted = revision.deployment(owner, name, template)
         present = self.world.deployments.get(wanted["metadata"]["name"])
@@ -217,6 +220,29 @@ class Applier:
             return
         await self.ensurer.ensure(wanted)
         await self.ensurer.scale(present, replicas, MANAGER_REPLICAS)
+
+    def _mirror(self, name: str, decision: Decision) -> Obj:
+        """What the pods of ``name`` read: where to copy requests to, mostly nowhere."""
+        order = decision.mirror
+        if order is None or order.stable != name:
+            return {}
+        return revision.mirror_settings(
+            rollout=order.rollout,
+            revision=order.candidate,
+            addresses=self._addresses(order.candidate),
+            percent=order.percent,
+            tolerance=order.tolerance,
+            timeout=seconds(self.world.spec.serving.timeout),
+        )
+
+    def _addresses(self, name: str) -> list[str]:
+        """The revision's ClusterIP; its ready pods where Services have no addresses."""
+        service = self.world.services.get(revision_name(self.world.owner.name, name), {})
+        address = cluster_ip(service)
+        if address is not None:
+            return [at(address, 80)]
+        ready = [p for p in self.world.pods.get(name, []) if is_ready(p)]
+        return [at(p["status"]["podIP"], PORT_SERVING) for p in ready if p["status"].get("podIP")]
 
     async def _jobs(self, decision: Decision) -> None:
         owner, spec = self.world.owner, self.world.spec
@@ -282,6 +308,9 @@ class Applier:
             verdict = self.world.config_maps.get(revision.verdict_name(owner.name, name))
             if verdict is not None:
                 await self.ensurer.remove("ConfigMap", verdict)
+            settings = self.world.config_maps.get(revision.settings_name(owner.name, name))
+            if settings is not None:
+                await self.ensurer.remove("ConfigMap", settings)
             budget = self.world.budgets.get(revision_name(owner.name, name))
             if budget is not None:
                 await self.ensurer.remove("PodDisruptionBudget", budget)
@@ -400,6 +429,11 @@ class Applier:
             self.events.emit(
                 self.world.mdep, note.reason, note.message, kind=note.kind, action=note.reason
             )
+
+
+def at(address: str, port: int) -> str:
+    """``host:port`` of an address of either kind."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def unconfirmed_since(progress: Progress) -> float | None:

@@ -219,12 +219,11 @@ class Router:
             return unset_target(self.shape.cluster_domain)
         owner = self.world.owner
         service = self.world.services.get(revision_name(owner.name, revision), {})
-        address = service.get("spec", {}).get("clusterIP")
         host = f"{headless_name(owner.name, revision)}.{owner.namespace}.svc"
         return SlotTarget(
             revision=revision,
             host=f"{host}.{self.shape.cluster_domain}",
-            cluster_ip=address if address and not address.startswith("127.") else None,
+            cluster_ip=cluster_ip(service),
             timeout_ms=int(seconds(self.world.spec.serving.timeout) * 1000) + TIMEOUT_SLACK_MS,
         )
 
@@ -246,6 +245,12 @@ class Router:
         return RouterPod(
             meta["namespace"], meta["name"], meta["uid"], address, self.shape.admin_port
         )
+
+
+def cluster_ip(service: Obj) -> str | None:
+    """A Service's address; None where Services have none that leads anywhere."""
+    address = service.get("spec", {}).get("clusterIP")
+    return str(address) if address and not address.startswith("127.") else None
 
 
 def started_at(pod: Obj) -> float | None:
