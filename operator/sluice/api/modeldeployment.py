@@ -621,7 +621,7 @@ class Analysis(Block):
             must(
                 "self.filter(c, c.type == 'Disagreement').size() <= 1",
                 "must not include more than one check of type Disagreement: answers are compared "
-                "once; keep the one with the lower max",
+                "once; keep one, for example the one with the lower max",
                 reason="FieldValueForbidden",
             ),
             **keyed("name"),

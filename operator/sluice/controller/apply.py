@@ -19,7 +19,6 @@ from sluice.api.meta import (
     MANAGER_STATUS,
     MANAGER_VERDICT,
     POD_READINESS_GATE,
-    PORT_SERVING,
     command_annotation,
     evidence_name,
     headless_name,
@@ -29,10 +28,10 @@ from sluice.api.modelrevision import RevisionSpec, Verdict
 from sluice.controller.ensure import Ensurer, covers
 from sluice.controller.history import forgettable
 from sluice.controller.observe import World
-from sluice.controller.pods import condition, is_ready
+from sluice.controller.pods import condition
 from sluice.controller.records import evidence_map, revision_object
 from sluice.controller.reports import finished_at
-from sluice.controller.route import Router, cluster_ip
+from sluice.controller.route import Router, addresses_of
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import ConflictError, KubeError, UnavailableError
 from sluice.kube.events import EventRecorder
@@ -229,20 +228,11 @@ class Applier:
         return revision.mirror_settings(
             rollout=order.rollout,
             revision=order.candidate,
-            addresses=self._addresses(order.candidate),
+            addresses=addresses_of(self.world, order.candidate),
             percent=order.percent,
             tolerance=order.tolerance,
             timeout=seconds(self.world.spec.serving.timeout),
         )
-
-    def _addresses(self, name: str) -> list[str]:
-        """The revision's ClusterIP; its ready pods where Services have no addresses."""
-        service = self.world.services.get(revision_name(self.world.owner.name, name), {})
-        address = cluster_ip(service)
-        if address is not None:
-            return [at(address, 80)]
-        ready = [p for p in self.world.pods.get(name, []) if is_ready(p)]
-        return [at(p["status"]["podIP"], PORT_SERVING) for p in ready if p["status"].get("podIP")]
 
     async def _jobs(self, decision: Decision) -> None:
         owner, spec = self.world.owner, self.world.spec
@@ -429,11 +419,6 @@ class Applier:
             self.events.emit(
                 self.world.mdep, note.reason, note.message, kind=note.kind, action=note.reason
             )
-
-
-def at(address: str, port: int) -> str:
-    """``host:port`` of an address of either kind."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def unconfirmed_since(progress: Progress) -> float | None:
