@@ -174,6 +174,30 @@ def test_what_waits_is_bounded_in_number_and_in_bytes() -> None:
     assert balanced(heavy)
 
 
+def test_while_no_room_is_left_requests_are_counted_and_not_prepared() -> None:
+    for percent in (100, 50):
+        mirror = aimed(percent=percent)
+        for n in range(MAX_WAITING):
+            mirror.offer(request(), str(n), Outcome.OK, OK)
+        before = mirror.tally.sampled
+        assert {mirror.chosen_id({}) for _ in range(1000)} == {None}
+        more = mirror.tally.sampled - before
+        assert more == mirror.tally.dropped
+        assert abs(more - 10 * percent) < 100
+        assert balanced(mirror)
+
+
+def test_requests_without_an_id_get_one_of_their_own() -> None:
+    mirror = Mirror("boot")
+    assert mirror.chosen_id({}) is None
+    mirror.take_aim(aim())
+    assert [mirror.chosen_id({}) for _ in range(3)] == ["boot-1", "boot-2", "boot-3"]
+    assert mirror.chosen_id({b"x-request-id": b"theirs"}) == "theirs"
+    mirror.take_aim(aim(percent=30))
+    taken = [mirror.chosen_id({}) for _ in range(10_000)]
+    assert abs(len([x for x in taken if x]) - 3000) < 250
+
+
 def test_what_is_too_large_to_compare_is_dropped() -> None:
     mirror = aimed()
     many = Answer(np.zeros(MAX_ROWS + 1), ["no"] * (MAX_ROWS + 1), None)

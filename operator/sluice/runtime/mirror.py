@@ -11,8 +11,10 @@ copies and ``MAX_BYTES`` of bodies wait; what does not fit is dropped and counte
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -207,6 +209,8 @@ _JUDGED = {
 class Mirror:
     """The copies of one process."""
 
+    prefix: str = ""
+    """Of the ids that requests get which came without one."""
     aim: Aim | None = None
     tally: Tally = field(default_factory=Tally)
     counted_for: tuple[str, str] = ("", "")
@@ -217,6 +221,7 @@ class Mirror:
     """(host, port) that copies go to."""
     _queue: deque[Copy] = field(default_factory=deque)
     _bytes: int = 0
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
     def waiting(self) -> int:
@@ -241,12 +246,31 @@ class Mirror:
             self.counted_for = (aim.id, aim.revision)
             self.tally = Tally()
 
+    def chosen_id(self, headers: dict[bytes, bytes]) -> str | None:
+        """The id of a request that is to be offered once it is answered; None when it is not.
+
+        While no room is left nothing is prepared: a candidate that hangs costs next to nothing.
+        """
+        aim = self.aim
+        if aim is None:
+            return None
+        full = len(self._queue) >= MAX_WAITING
+        if not full or aim.percent < 100:
+            copy_id = request_id(headers) or f"{self.prefix}-{next(self._numbers):x}"
+            if not chosen(copy_id, aim.percent):
+                return None
+            if not full:
+                return copy_id
+        self.tally.sampled += 1
+        self.tally.dropped += 1
+        return None
+
     def offer(
         self, request: Request, copy_id: str, outcome: Outcome, answer: Answer | None
     ) -> bool:
-        """Take a copy of an answered request; whether there is something to send."""
+        """Take a copy of a chosen request that is answered; whether there is something to send."""
         aim = self.aim
-        if aim is None or outcome not in _JUDGED or not chosen(copy_id, aim.percent):
+        if aim is None or outcome not in _JUDGED:
             return False
         tally = self.tally
         tally.sampled += 1

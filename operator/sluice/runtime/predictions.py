@@ -20,7 +20,7 @@ from sluice.runtime.batching import Answered, Job, Result
 from sluice.runtime.counters import BUCKETS, Counters, Outcome
 from sluice.runtime.http import Request, Response
 from sluice.runtime.inputs import Rows
-from sluice.runtime.mirror import HEADER_MIRROR, Mirror, render_copy_answer, request_id
+from sluice.runtime.mirror import HEADER_MIRROR, Mirror, render_copy_answer
 from sluice.runtime.problems import Problem, unavailable
 from sluice.runtime.protocols.predict import PredictProtocol
 from sluice.runtime.protocols.v1 import V1Protocol
@@ -53,13 +53,12 @@ class Predictions:
         self.counters = counters
         self.model: Model | None = None
         self.last_request = 0.0
-        self.mirror = Mirror()
+        self.mirror = Mirror(counters.boot[:8])
         self.copies_wait: Callable[[], None] = lambda: None
         """Called when there is a copy to send."""
         self._revision = settings.revision.encode()
         self._event_prefix = counters.boot[:8]
         self._event_numbers = itertools.count(1)
-        self._copy_numbers = itertools.count(1)
         self._logged: set[str] = set()
 
     def use(self, settings: Settings, model: Model) -> None:
@@ -88,10 +87,13 @@ class Predictions:
             return
         if copied_from is not None:
             _Mirrored(self, route, exchange, copied_from.decode("latin-1")).start(request)
-        elif self.mirror.aim is not None:
-            _Copied(self, route, exchange, _bucket(request.headers)).start(request)
+            return
+        bucket = _bucket(request.headers)
+        copy_id = self.mirror.chosen_id(request.headers) if self.mirror.aim is not None else None
+        if copy_id is not None:
+            _Copied(self, route, exchange, bucket, copy_id).start(request)
         else:
-            _InFlight(self, route, exchange, _bucket(request.headers)).start(request)
+            _InFlight(self, route, exchange, bucket).start(request)
 
     def stuck(self) -> str | None:
         """What a liveness probe should restart the process for: a model that does not return."""
@@ -176,11 +178,8 @@ class Predictions:
             first = (str(error).strip().splitlines() or [""])[0][:300]
             print(f"model error {name}: {first} (further ones are counted)", file=sys.stderr)
 
-    def copy(self, request: Request, outcome: Outcome, answer: Answer | None) -> None:
-        """A request has been answered: the candidate may get a copy, after this turn."""
-        copy_id = (
-            request_id(request.headers) or f"{self._event_prefix}-{next(self._copy_numbers):x}"
-        )
+    def copy(self, request: Request, copy_id: str, outcome: Outcome, answer: Answer | None) -> None:
+        """A chosen request has been answered: the candidate gets a copy, after this turn."""
         if self.mirror.offer(request, copy_id, outcome, answer):
             self.copies_wait()
 
@@ -325,11 +324,17 @@ class _InFlight:
 class _Copied(_InFlight):
     """A user's request on a process that mirrors: offered for copying once it is answered."""
 
-    __slots__ = ("_answer", "_request")
+    __slots__ = ("_answer", "_id", "_request")
+
+    def __init__(
+        self, owner: Predictions, route: str, exchange: Exchange, bucket: int, copy_id: str
+    ) -> None:
+        super().__init__(owner, route, exchange, bucket)
+        self._id = copy_id
+        self._answer: Answer | None = None
 
     def start(self, request: Request) -> None:
         self._request = request
-        self._answer: Answer | None = None
         super().start(request)
 
     def _observe(self, result: Answered) -> None:
@@ -340,7 +345,7 @@ class _Copied(_InFlight):
         if self._ended:
             return
         super()._end(outcome, response, rows)
-        self._owner.copy(self._request, outcome, self._answer)
+        self._owner.copy(self._request, self._id, outcome, self._answer)
 
 
 class _Mirrored(_InFlight):
