@@ -539,6 +539,111 @@ JUDGING = [
     ),
 ]
 
+MIRRORED = {"steps": [{"mirror": 100}, {"weight": 50}]}
+DIFFERS = {"name": "differs", "type": "Disagreement"}
+
+
+def compared(*more: dict[str, Any], **check: Any) -> dict[str, Any]:
+    """A whole spec whose mirrored answers are compared."""
+    spec = minimal(MODEL_DEPLOYMENT)["spec"]
+    return {**spec, "rollout": MIRRORED, "analysis": {"checks": [ERRORS, DIFFERS | check, *more]}}
+
+
+def compared_case(bad: dict[str, Any], good: dict[str, Any], says: str, field: str) -> Case:
+    names = f"{ANALYSIS}.checks[1]{field}"
+    return Case("spec", compared(**bad), compared(**good), says, names)
+
+
+MIRROR = [
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 0}, {"weight": 5}],
+        [{"mirror": 1}, {"weight": 5}],
+        "greater than or equal to 1",
+        f"{ROLLOUT}.steps[0].mirror",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 101}, {"weight": 5}],
+        [{"mirror": 100}, {"weight": 5}],
+        "less than or equal to 100",
+        f"{ROLLOUT}.steps[0].mirror",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 100, "weight": 5}],
+        [{"mirror": 100}, {"weight": 5}],
+        "exactly one of weight and mirror",
+        f"{ROLLOUT}.steps[0]",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"minRequests": 500}, {"weight": 5}],
+        [{"mirror": 5, "minRequests": 500}, {"weight": 5}],
+        "exactly one of weight and mirror",
+        f"{ROLLOUT}.steps[0]",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 5}, {"mirror": 100}, {"weight": 50}],
+        [{"mirror": 10}, {"mirror": 100}, {"weight": 5}, {"weight": 50}],
+        "must come before the first weight",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 100}],
+        [{"mirror": 100}, {"weight": 90}],
+        "and a weight must follow",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 100}, {"weight": 25}, {"weight": 5}],
+        [{"mirror": 100}, {"weight": 5}, {"weight": 25}],
+        "weights must rise",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 100, "maxDuration": "1m"}, {"weight": 5}],
+        [{"mirror": 100, "maxDuration": "2m"}, {"weight": 5}],
+        "minDuration must not exceed maxDuration",
+        f"{ROLLOUT}.steps[0].maxDuration",
+    ),
+    Case(
+        "spec",
+        {**compared(), "rollout": {"steps": [{"weight": 50}]}},
+        compared(),
+        "must not include Disagreement without a step that mirrors",
+        f"{ANALYSIS}.checks",
+    ),
+    Case(
+        "spec",
+        {k: v for k, v in compared().items() if k != "rollout"},
+        compared(),
+        "must not include Disagreement without a step that mirrors",
+        f"{ANALYSIS}.checks",
+    ),
+    Case(
+        "spec",
+        compared({**DIFFERS, "name": "again"}),
+        compared({"name": "slow", "type": "Latency"}),
+        "must not include more than one check of type Disagreement",
+        f"{ANALYSIS}.checks",
+    ),
+    compared_case({"margin": 1.2}, {"max": 0.2}, "margin must not be set for Disagree", ".margin"),
+    compared_case({"max": 5}, {"max": 0.05}, "max must be a share below 1", ".max"),
+    compared_case({"max": 1}, {"max": 0}, "max must be a share below 1", ".max"),
+    compared_case({"min": 0.5}, {"max": 0.5}, "min must not be set here", ".min"),
+    compared_case({"tolerance": 2}, {"tolerance": 0.001}, "less than or equal to 1", ".tolerance"),
+    compared_case({"onFail": "Pause"}, {"onFail": "Rollback"}, "supported values", ".onFail"),
+    Case(
+        f"{ANALYSIS}.checks",
+        [{**ERRORS, "tolerance": 0.1}],
+        [{**ERRORS, "margin": 1.1}],
+        "tolerance must not be set for this type, only for Disagreement",
+        f"{ANALYSIS}.checks[0]",
+    ),
+]
+
 GAUGE = {"url": "http://p:9090", "query": 'delay{revision="{{revision}}"}'}
 REFUNDS = 'sum(increase(refunds_total{revision="{{revision}}"}[{{interval}}]))'
 ORDERS = 'sum(increase(orders_total{revision="{{revision}}"}[{{interval}}]))'
@@ -757,7 +862,8 @@ RECORDS = [
 ]
 
 CASES = [
-    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *JUDGING, *METRICS, *WHOLE, *TRUST, *RECORDS,
+    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *MIRROR, *JUDGING, *METRICS, *WHOLE,
+    *TRUST, *RECORDS,
 ]  # fmt: skip
 
 
@@ -962,7 +1068,7 @@ def _condition(kind: str, status: str, reason: str) -> dict[str, Any]:
 
 def test_explain_reads_well(server: Server, kubectl: Callable[..., str]) -> None:
     said = kubectl("explain", "mdep.spec.rollout.steps")
-    for wanted in ("Shares of traffic in rising order", "weight", "-required-", "minDuration",
+    for wanted in ("Shares of traffic in rising order", "Instead of weight", "minDuration",
                    "enum: Manual", "Default 2m below 10"):  # fmt: skip
         assert wanted in said
     everything = kubectl("explain", "mdep", "--recursive")

@@ -60,7 +60,10 @@ class Rollouts(RuleBasedStateMachine):
         strategy=st.sampled_from(["Canary", "Canary", "Canary", "GatesOnly"]),
         holdback=st.sampled_from([10, 10, 0]),
         metric=st.booleans(),
-        start=st.sampled_from(["Idle", "Stepping", "Stepping", "Promoting", "Watching", "Next"]),
+        start=st.sampled_from(
+            ["Idle", "Mirroring", "Stepping", "Stepping", "Promoting", "Watching", "Next"]
+        ),
+        mirrored=st.booleans(),
     )
     def models(
         self,
@@ -71,15 +74,18 @@ class Rollouts(RuleBasedStateMachine):
         holdback: int,
         metric: bool,
         start: str,
+        mirrored: bool,
     ) -> None:
         """Which models are bad, how they are rolled out, and where the story begins."""
         self.world.errors = {digest_of(x): 0.3 for x in bad - {"a"}}
         self.world.broken_gate = {digest_of(x) for x in gates - {"a"}}
         rollout = self.world.spec["rollout"]
         watch = {**rollout["watch"], "holdback": holdback}
-        self.world.change(
-            rollout={**rollout, "onFail": on_fail, "strategy": strategy, "watch": watch}
-        )
+        first = [{"mirror": 100, "minRequests": 50, "minDuration": "4s"}]
+        steps = [*(first if mirrored or start == "Mirroring" else []), *rollout["steps"]]
+        changed = {**rollout, "onFail": on_fail, "strategy": strategy, "watch": watch}
+        self.world.change(rollout={**changed, "steps": steps})
+        self.world.mirror_speed = 0.5
         self.world.sources = {"refunds": fine}
         if metric:
             self.world.change(analysis={**self.world.spec["analysis"], "checks": CHECKS})
@@ -258,6 +264,11 @@ class Rollouts(RuleBasedStateMachine):
             for revision in router.shares():
                 digest = self.world.revisions[revision].package.digest
                 assert digest not in digests, (revision, self.world.notes[-10:])
+
+    @invariant()
+    def nobody_mirrors_beside_users(self) -> None:
+        """A rollout's copies have ended before its candidate answers anybody."""
+        assert not self.world.mirrored_beside_users, self.world.notes[-10:]
 
     @invariant()
     def a_paused_failure_gets_nothing(self) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sluice.api.duration import seconds
 from sluice.api.meta import (
     MANAGER_REPLICAS,
     MANAGER_STATUS,
@@ -30,7 +31,7 @@ from sluice.controller.observe import World
 from sluice.controller.pods import condition
 from sluice.controller.records import evidence_map, revision_object
 from sluice.controller.reports import finished_at
-from sluice.controller.route import Router
+from sluice.controller.route import Router, addresses_of
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import ConflictError, KubeError, UnavailableError
 from sluice.kube.events import EventRecorder
@@ -208,6 +209,7 @@ class Applier:
         verdict = decision.verdicts.get(name) or self.world.revisions[name].verdict
         if any(v.get("name") == "verdict" for v in spec.pod_template["spec"]["volumes"]):
             await self.ensurer.ensure(revision.verdict_map(owner, name, verdict.phase))
+        await self.ensurer.ensure(revision.settings_map(owner, name, self._mirror(name, decision)))
         template = revision.placed(spec.pod_template, self.world.spec.serving.pod)
         wanted = revision.deployment(owner, name, template)
         present = self.world.deployments.get(wanted["metadata"]["name"])
@@ -217,6 +219,20 @@ class Applier:
             return
         await self.ensurer.ensure(wanted)
         await self.ensurer.scale(present, replicas, MANAGER_REPLICAS)
+
+    def _mirror(self, name: str, decision: Decision) -> Obj:
+        """What the pods of ``name`` read: where to copy requests to, mostly nowhere."""
+        order = decision.mirror
+        if order is None or order.stable != name:
+            return {}
+        return revision.mirror_settings(
+            rollout=order.rollout,
+            revision=order.candidate,
+            addresses=addresses_of(self.world, order.candidate),
+            percent=order.percent,
+            tolerance=order.tolerance,
+            timeout=seconds(self.world.spec.serving.timeout),
+        )
 
     async def _jobs(self, decision: Decision) -> None:
         owner, spec = self.world.owner, self.world.spec
@@ -282,6 +298,9 @@ class Applier:
             verdict = self.world.config_maps.get(revision.verdict_name(owner.name, name))
             if verdict is not None:
                 await self.ensurer.remove("ConfigMap", verdict)
+            settings = self.world.config_maps.get(revision.settings_name(owner.name, name))
+            if settings is not None:
+                await self.ensurer.remove("ConfigMap", settings)
             budget = self.world.budgets.get(revision_name(owner.name, name))
             if budget is not None:
                 await self.ensurer.remove("PodDisruptionBudget", budget)

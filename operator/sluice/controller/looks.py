@@ -8,7 +8,7 @@ decided from it, so that a crash neither loses nor repeats a look.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import aiohttp
 
@@ -16,17 +16,20 @@ from sluice.api.duration import seconds
 from sluice.api.meta import PORT_ADMIN
 from sluice.controller.metrics_read import MetricReader, begin
 from sluice.controller.observe import World
+from sluice.controller.pods import is_ready
 from sluice.controller.route import Router
 from sluice.errors import SluiceError
 from sluice.evidence.counters import ServingPod, read_counters
 from sluice.evidence.metric import Pair, Subject
+from sluice.evidence.mirror import MirrorReading, build_mirror_look
 from sluice.evidence.snapshot import Arm, Reading, build_look
 from sluice.kube.client import KubeClient
-from sluice.rollout.looking import Arms, absorbed, arms, due
-from sluice.rollout.model import Progress, RouterView
+from sluice.rollout.looking import Arms, Copies, absorbed, arms, copies, due
+from sluice.rollout.model import MirrorSeen, Progress, RouterView
 
 WARM_UP_SECONDS = 30.0
 WARM_UP_LOOKS = 3
+PARTIAL = "Until all answer, nothing is promoted; alarms stay on."
 LONGEST = 2
 """Intervals that a look counts for at most, however long nobody looked."""
 
@@ -51,8 +54,12 @@ class Looker:
         committed = world.progress
         interval = seconds(world.spec.analysis.interval)
         found = arms(world.progress, world.roles, view)
+        mirrored = copies(world.progress, world.roles)
         if not due(world.progress, interval, now):
             return Looked(world, committed)
+        if mirrored is not None:
+            progress = await self._take_copies(world, mirrored, interval, now)
+            return Looked(replace(world, progress=progress), committed)
         if found is None:
             return Looked(_without(world, view, now), committed)
         progress = await self._take(world, router, found, interval, now)
@@ -69,7 +76,7 @@ class Looker:
         owner = world.owner
         subject = Subject(owner.namespace, owner.name, Pair(found.stable, found.candidate))
         counters, read = await asyncio.gather(
-            read_counters(self._http(), _pods(world, found)),
+            read_counters(self._http(), _pods(world, found.stable, found.candidate)),
             self._metrics.read(found.plan, subject, progress.metrics, now),
         )
         try:
@@ -85,13 +92,7 @@ class Looker:
                 warmup=min(WARM_UP_SECONDS, WARM_UP_LOOKS * interval),
             )
         except (SluiceError, ValueError) as error:
-            return progress.model_copy(
-                update={
-                    "look_at": now,
-                    "empty_looks": progress.empty_looks + 1,
-                    "analysis_error": str(error)[:512],
-                }
-            )
+            return _not_taken(progress, error, now)
         progress = progress.model_copy(update={"look_at": now, "snapshot": reading.snapshot})
         if reading.look is None:
             # What sources counted until now belongs to other weights.
@@ -109,6 +110,42 @@ class Looker:
         )
         return absorbed(progress, found.plan, look)
 
+    async def _take_copies(
+        self, world: World, found: Copies, interval: float, now: float
+    ) -> Progress:
+        progress = world.progress
+        counters = await read_counters(self._http(), _pods(world, found.stable, ready=True))
+        try:
+            reading = build_mirror_look(
+                progress.snapshot or None,
+                counters,
+                candidate=found.candidate,
+                rollout=found.rollout,
+                look_id=progress.looks,
+                now=now,
+            )
+        except (SluiceError, ValueError) as error:
+            return _not_taken(progress, error, now)
+        progress = progress.model_copy(
+            update={
+                "look_at": now,
+                "snapshot": reading.snapshot,
+                "mirror_seen": MirrorSeen(at=now, **asdict(reading.followed)),
+            }
+        )
+        if reading.look is None:
+            return progress
+        look = replace(reading.look, seconds=min(reading.look.seconds, LONGEST * interval))
+        said = _said_of_copies(reading)
+        progress = progress.model_copy(
+            update={
+                "empty_looks": progress.empty_looks + 1 if said else 0,
+                "analysis_error": said[:512],
+                "partial": bool(reading.message),
+            }
+        )
+        return absorbed(progress, found.plan, look)
+
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
@@ -122,11 +159,30 @@ class Looker:
             self._session = None
 
 
+def _not_taken(progress: Progress, error: Exception, now: float) -> Progress:
+    """The progress after a look that could not be taken: nothing is lost but time."""
+    return progress.model_copy(
+        update={
+            "look_at": now,
+            "empty_looks": progress.empty_looks + 1,
+            "analysis_error": str(error)[:512],
+        }
+    )
+
+
+def _said_of_copies(reading: MirrorReading) -> str:
+    """The same for a look at copies."""
+    assert reading.look is not None
+    if reading.message:
+        return f"{reading.message} {PARTIAL}"
+    return "" if reading.look.candidate.n else "The candidate answered no copy."
+
+
 def _said(reading: Reading) -> str:
     """What is wrong with a look that was taken; empty for a good one."""
     assert reading.look is not None
     if reading.message:
-        return f"{reading.message} Until all answer, nothing is promoted; alarms stay on."
+        return f"{reading.message} {PARTIAL}"
     return "" if reading.look.candidate.n else "The candidate got no request."
 
 
@@ -145,10 +201,13 @@ def _without(world: World, view: RouterView, now: float) -> World:
     return replace(world, progress=changed)
 
 
-def _pods(world: World, found: Arms) -> list[ServingPod]:
+def _pods(world: World, *revisions: str, ready: bool = False) -> list[ServingPod]:
+    """Pods that have an address; with ``ready`` only those that users may reach."""
     out = []
-    for revision in (found.stable, found.candidate):
+    for revision in revisions:
         for pod in world.pods.get(revision, []):
+            if ready and not is_ready(pod):
+                continue
             address = pod.get("status", {}).get("podIP")
             if address:
                 meta = pod["metadata"]

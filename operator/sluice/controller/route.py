@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sluice.api.duration import seconds
-from sluice.api.meta import headless_name, revision_name, router_name
+from sluice.api.meta import PORT_SERVING, headless_name, revision_name, router_name
 from sluice.controller.ensure import Ensurer
 from sluice.controller.observe import World
 from sluice.controller.pods import is_ready, trouble
@@ -26,6 +26,7 @@ from sluice.traffic.observation import RouterObservation
 from sluice.traffic.router import RouterClient, RouterPod
 
 TIMEOUT_SLACK_MS = 1000
+PORT_SERVICE = 80
 
 
 @dataclass
@@ -219,12 +220,11 @@ class Router:
             return unset_target(self.shape.cluster_domain)
         owner = self.world.owner
         service = self.world.services.get(revision_name(owner.name, revision), {})
-        address = service.get("spec", {}).get("clusterIP")
         host = f"{headless_name(owner.name, revision)}.{owner.namespace}.svc"
         return SlotTarget(
             revision=revision,
             host=f"{host}.{self.shape.cluster_domain}",
-            cluster_ip=address if address and not address.startswith("127.") else None,
+            cluster_ip=cluster_ip(service),
             timeout_ms=int(seconds(self.world.spec.serving.timeout) * 1000) + TIMEOUT_SLACK_MS,
         )
 
@@ -246,6 +246,25 @@ class Router:
         return RouterPod(
             meta["namespace"], meta["name"], meta["uid"], address, self.shape.admin_port
         )
+
+
+def cluster_ip(service: Obj) -> str | None:
+    """A Service's address; None where Services have none that leads anywhere."""
+    address = service.get("spec", {}).get("clusterIP")
+    return str(address) if address and not address.startswith("127.") else None
+
+
+def addresses_of(world: World, revision: str) -> list[str]:
+    """``host:port`` of a revision: its ClusterIP's, or its ready pods' where that leads nowhere."""
+    address = cluster_ip(world.services.get(revision_name(world.owner.name, revision), {}))
+    if address is not None:
+        return [_at(address, PORT_SERVICE)]
+    ready = [p["status"] for p in world.pods.get(revision, []) if is_ready(p)]
+    return [_at(status["podIP"], PORT_SERVING) for status in ready if status.get("podIP")]
+
+
+def _at(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def started_at(pod: Obj) -> float | None:

@@ -1,6 +1,7 @@
 """The judge's guardrails: one evidence process per check, and what it says.
 
-A check's process is Engine C (rates, latency) or the score counts of both arms (PredictionShift).
+A check's process is Engine C (rates, latency), the score counts of both arms (PredictionShift) or
+what judge_metrics and judge_mirror keep.
 Called by sluice.rollout.judge only; calls sluice.stats.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.rollout import judge_metrics as metrics
+from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import CheckPlan
 from sluice.stats import combine, counts, dispersion, hard_limit, latency, shift
@@ -52,7 +54,7 @@ class Finding:
         """Whether its evidence is an e-value (a shift's and a plain limit's are not)."""
         if metrics.judges(self.check):
             return self.check.limit is None
-        return self.check.type != "PredictionShift"
+        return self.check.type not in ("PredictionShift", "Disagreement")
 
 
 def new(check: CheckPlan, starts: int) -> State:
@@ -61,6 +63,8 @@ def new(check: CheckPlan, starts: int) -> State:
         return latency.new(starts)
     if check.type == "PredictionShift":
         return {"stable": [], "candidate": [], "references": [[], []]}
+    if check.type == "Disagreement":
+        return mirror.new()
     if metrics.judges(check):
         return metrics.new(starts)
     return counts.new(check.margin, starts)
@@ -72,7 +76,7 @@ def start(check: CheckPlan, process: State) -> State:
         return latency.start(process)
     if metrics.judges(check):
         return metrics.start(process)
-    return process if check.type == "PredictionShift" else counts.start(process)
+    return counts.start(process) if check.type in EVENT else process
 
 
 def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look) -> State:
@@ -89,6 +93,8 @@ def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look)
             done[check.name] = _absorb_scores(processes[check.name], look)
         elif metrics.judges(check):
             done[check.name] = metrics.absorb(check, processes[check.name], look)
+        elif check.type == "Disagreement":
+            done[check.name] = mirror.absorb(processes[check.name], look)
     return done
 
 
@@ -127,6 +133,10 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         evidence = metrics.log_e(check, process, floor)
         over = metrics.over_limit(check, process, limit_alpha(alpha, limits))
         return Finding(check, evidence, evidence, over_limit=over, phi=floor)
+    if check.type == "Disagreement":
+        # Judged where it is measured: who went on from there has decided.
+        over = bool(state["mirror"]) and mirror.exceeds(check, process, limit_alpha(alpha, limits))
+        return Finding(check, over_limit=over)
     if check.type == "PredictionShift":
         stable = shift.measure(process["stable"], process["references"][0])
         candidate = shift.measure(process["candidate"], process["references"][1])
@@ -223,6 +233,8 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
         numbers = metrics.numbers(check, process, finding.phi)
         over = finding.over_limit
         return metrics.sentence(check, process, numbers, finding.log_e, log_need, over)
+    if check.type == "Disagreement":
+        return mirror.sentence(check, state["checks"][check.name])
     if check.type == "Latency":
         return _latency_sentence(finding, state, log_need)
     place = EVENT[check.type]

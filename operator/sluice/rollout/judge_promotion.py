@@ -7,12 +7,13 @@ One bounded-risk e-process per kind of failure and one pair of latency processes
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sluice.api.duration import human
 from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout import judge_metrics as metrics
+from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import Plan, StepPlan
 from sluice.stats import bounded_risk, dispersion, latency
@@ -89,6 +90,8 @@ def needs(plan: Plan, state: State) -> Needs:
     """What is missing before the step passes."""
     step = plan.steps[state["step"]]
     sample = state["in_step"]
+    if state["mirror"]:
+        return _summed(mirror.lacking(step, state["mirror"], sample["seconds"]))
     n, seconds = sample["candidate"][0], sample["seconds"]
     per_second = n / seconds if seconds > 0 else 0.0
     risks = _risks(plan, state)
@@ -108,11 +111,15 @@ def needs(plan: Plan, state: State) -> Needs:
     items += _latency(plan, state, per_second)
     for check in filter(metrics.judges, plan.checks):
         items += metrics.lacking(check, state["checks"][check.name], seconds)
+    return replace(_summed(items), bounds={r.kind: r.bound for r in risks})
+
+
+def _summed(items: list[tuple[str, float | None, str]]) -> Needs:
+    """All that is missing as one, which takes as long as the slowest of it."""
     waits = [wait for _, wait, _ in items]
     known = [w for w in waits if w is not None]
     eta = None if len(known) < len(waits) else max(known, default=0.0)
-    lacking = {kind for _, _, kind in items if kind}
-    return Needs([text for text, _, _ in items], eta, lacking, {r.kind: r.bound for r in risks})
+    return Needs([text for text, _, _ in items], eta, {kind for _, _, kind in items if kind})
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _candidate_replicas(draft: Draft, replicas: int) -> int:
     plan = steps_of(draft) if rollout.phase != "Promoting" else None
     if plan is None:
         return replicas
-    present = comparable(replicas, plan.steps[rollout.step].weight)
+    present = comparable(replicas, plan.steps[rollout.step].load)
     return max(present, draft.pods(rollout.revision).wanted)
 
 

@@ -41,6 +41,27 @@ def arms(progress: Progress, roles: Roles, view: RouterView) -> Arms | None:
     return None
 
 
+@dataclass(frozen=True)
+class Copies:
+    """Stable's requests and the candidate's copies of them, in one rollout."""
+
+    stable: str
+    candidate: str
+    rollout: str
+    plan: Plan
+
+
+def copies(progress: Progress, roles: Roles) -> Copies | None:
+    """What is mirrored now, or may still be; None in every phase but Mirroring."""
+    rollout = progress.rollout
+    if rollout is None or rollout.phase != "Mirroring" or not rollout.revision:
+        return None
+    plan = Plan.read(rollout.plan)
+    if plan is None or roles.stable is None or not progress.judge:
+        return None
+    return Copies(roles.stable, rollout.revision, rollout.id, plan)
+
+
 def _arms(stable: str, candidate: str, weight: int, written: dict[str, Any]) -> Arms | None:
     plan = Plan.read(written)
     return None if plan is None else Arms(stable, candidate, weight, plan)

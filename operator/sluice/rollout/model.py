@@ -19,7 +19,18 @@ from sluice.api.trustpolicy import TrustPolicySpec
 
 SLOTS = ("a", "b", "c")
 
-Phase = Literal["Resolving", "Validating", "Provisioning", "Stepping", "Promoting", "RollingBack"]
+Phase = Literal[
+    "Resolving",
+    "Validating",
+    "Provisioning",
+    "Mirroring",
+    "Stepping",
+    "Promoting",
+    "RollingBack",
+]
+
+JUDGED: tuple[Phase, ...] = ("Mirroring", "Stepping", "Promoting")
+"""Phases in which the candidate is compared with stable."""
 
 
 class Roles(Block):
@@ -78,6 +89,8 @@ class RolloutProgress(Block):
     paused_by_check: bool = False
     pass_step: bool = False
     skip_steps: bool = False
+    mirror_ended: float = 0.0
+    """Since when stable's pods are to mirror to nobody, before a user meets the candidate."""
     failure: Failure | None = None
     withdrawn: bool = False
     superseded: bool = False
@@ -117,6 +130,18 @@ class Resolved(Block):
     package: PackageInfo
 
 
+class MirrorSeen(Block):
+    """What stable's ready pods said at the last look: how many answered, mirror to the candidate,
+    and mirror to nobody any more."""
+
+    at: float
+    pods: int
+    answered: int
+    mirroring: int
+    quiet: int
+    problem: str = ""
+
+
 class Progress(Block):
     """Where the rollout or the watch is.  The evidence ConfigMap, committed with the statistics."""
 
@@ -134,6 +159,7 @@ class Progress(Block):
     look_at: float = 0.0
     empty_looks: int = 0
     analysis_error: str = ""
+    mirror_seen: MirrorSeen | None = None
     partial: bool = False
     """Somebody did not answer at the last look: what it counted comes later."""
     tick: float = 0.0
@@ -248,6 +274,17 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class MirrorOrder:
+    """Stable's pods copy ``percent`` of their requests to the candidate, in this rollout."""
+
+    stable: str
+    candidate: str
+    rollout: str
+    percent: int
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class NewRevision:
     """A ModelRevision to create."""
 
@@ -283,6 +320,7 @@ class Decision:
     drop_resolve: bool = False
     gates: str | None = None
     drop_gates: bool = False
+    mirror: MirrorOrder | None = None
     executed: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     moves: tuple[Any, ...] = ()

@@ -14,9 +14,15 @@ from sluice.api.checks import Check
 from sluice.api.duration import human, seconds
 from sluice.api.modeldeployment import ModelDeploymentSpec, Step, Watch
 
-VERSION = 2
+VERSION = 3
 CheckType = Literal[
-    "ErrorRate", "ClientErrorRate", "Latency", "PredictionShift", "Metric", "Threshold"
+    "ErrorRate",
+    "ClientErrorRate",
+    "Latency",
+    "PredictionShift",
+    "Disagreement",
+    "Metric",
+    "Threshold",
 ]
 OwnValue = Literal["ErrorRate", "ClientErrorRate", "LatencyP50", "LatencyP90", "LatencyP99"]
 Action = Literal["Rollback", "Hold", "Show"]
@@ -34,8 +40,14 @@ DEFAULT_NAMES = {
     "Latency": "latency",
     "PredictionShift": "prediction-shift",
 }
-DEFAULT_MARGINS = {"ErrorRate": 1.2, "ClientErrorRate": 1.2, "Latency": 1.1, "PredictionShift": 1.0}
-DEFAULT_SHIFT = 0.25
+DEFAULT_MARGINS = {"ErrorRate": 1.2, "ClientErrorRate": 1.2, "Latency": 1.1}
+DEFAULT_LIMITS = {"PredictionShift": 0.25, "Disagreement": 0.05}
+HOLDS = ("PredictionShift", "Disagreement")
+"""Other answers are not yet wrong answers: a person decides, unless the spec says otherwise."""
+
+DEFAULT_TOLERANCE = 0.01
+MIRROR_REQUESTS = 500
+MIRROR_SECONDS = 120.0
 EVENTS_MARGIN = 1.2
 VALUE_MARGIN = 1.1
 MIN_COUNT = 100
@@ -78,7 +90,8 @@ class CheckPlan:
 
     ``action`` is what a failure does; Show is only evidence for promotion, or a dry run.
     ``lower`` says that less is better.  ``limit`` of a Metric or a Threshold is the last value that
-    is good.  ``value`` is what a Threshold limits of our own numbers, ``source`` where the numbers
+    is good.  ``tolerance``: relative difference of two values that a Disagreement overlooks.
+    ``value`` is what a Threshold limits of our own numbers, ``source`` where the numbers
     of others are read.
     """
 
@@ -93,6 +106,7 @@ class CheckPlan:
     source: SourcePlan | None = None
     on_no_data: Silence = "Hold"
     on_provider_error: Silence = "Hold"
+    tolerance: float = DEFAULT_TOLERANCE
 
     @property
     def on_latency(self) -> bool:
@@ -102,7 +116,8 @@ class CheckPlan:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One judged step.  ``risk`` is tau, the excess failure rate that must be excluded; at the last
+    """One judged step: a share of traffic, or ``mirror`` percent of stable's requests as copies at
+    weight 0.  ``risk`` is tau, the excess failure rate that must be excluded; at the last
     step it is the widest that may be taken.  ``ratio`` is the multiple of stable's own rate that is
     tolerated as well."""
 
@@ -115,6 +130,17 @@ class StepPlan:
     ratio: float
     latency_margin: float
     last: bool
+    mirror: int = 0
+
+    @property
+    def load(self) -> int:
+        """Percent of all requests that the candidate answers, whoever hears the answers."""
+        return self.mirror or self.weight
+
+    @property
+    def where(self) -> str:
+        """What the step is, after "Step 1 of 4"."""
+        return f"mirroring {self.mirror} %" if self.mirror else f"at {self.weight} %"
 
 
 @dataclass(frozen=True)
@@ -137,6 +163,17 @@ class Plan:
     def planned_watch_looks(self) -> int:
         """Looks that the watch takes at its interval."""
         return max(1, round(self.watch_seconds / self.interval_seconds))
+
+    @property
+    def first_weight(self) -> int:
+        """Index of the first step in which users meet the candidate."""
+        return next(i for i, step in enumerate(self.steps) if not step.mirror)
+
+    @property
+    def tolerance(self) -> float:
+        """Relative difference up to which mirrored answers agree."""
+        tolerances = [c.tolerance for c in self.checks if c.type == "Disagreement"]
+        return tolerances[0] if tolerances else DEFAULT_TOLERANCE
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -196,7 +233,8 @@ def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
 
 def describe(step: StepPlan) -> str:
     """The step in a few words."""
-    return f"{step.weight} % for {human(step.min_duration)} and {step.min_requests:,} requests"
+    share = f"{step.mirror} % mirrored" if step.mirror else f"{step.weight} %"
+    return f"{share} for {human(step.min_duration)} and {step.min_requests:,} requests"
 
 
 def _checks(checks: list[Check] | None) -> tuple[CheckPlan, ...]:
@@ -214,16 +252,17 @@ def _checks(checks: list[Check] | None) -> tuple[CheckPlan, ...]:
 
 
 def _check(name: str, kind: CheckType, check: Check | None = None) -> CheckPlan:
-    shift = kind == "PredictionShift"
     margin = check.margin if check else None
     limit = check.max if check else None
+    tolerance = check.tolerance if check else None
     on_fail: Action | None = check.on_fail if check else None
     return CheckPlan(
         name=name,
         type=kind,
-        margin=DEFAULT_MARGINS[kind] if margin is None else margin,
-        limit=DEFAULT_SHIFT if shift and limit is None else limit,
-        action=on_fail or ("Hold" if shift else "Rollback"),
+        margin=DEFAULT_MARGINS.get(kind, 1.0) if margin is None else margin,
+        limit=DEFAULT_LIMITS.get(kind) if limit is None else limit,
+        action=on_fail or ("Hold" if kind in HOLDS else "Rollback"),
+        tolerance=DEFAULT_TOLERANCE if tolerance is None else tolerance,
     )
 
 
@@ -275,22 +314,45 @@ def _source(check: Check) -> SourcePlan | None:
 
 
 def _steps(steps: list[Step] | None, final: int) -> tuple[StepPlan, ...]:
-    """The judged steps: those below the final weight, at which the rollout is promoted."""
+    """The judged steps: those that mirror, then those below the final weight, at which the rollout
+    is promoted."""
     wanted = steps or [Step(weight=w) for w in DEFAULT_WEIGHTS]
-    judged = [s for s in wanted if s.weight < final]
+    mirrored = [s for s in wanted if s.mirror]
+    weighted = [s for s in wanted if not s.mirror]
+    judged = [s for s in weighted if (s.weight or 0) < final]
     if not judged:
         # Everyone at once still needs a verdict, and a verdict needs a comparator.
         share = final if final < 100 else COMPARATOR_WEIGHT
-        judged = [wanted[0].model_copy(update={"weight": share})]
-    return tuple(_step(s, last=i == len(judged) - 1) for i, s in enumerate(judged))
+        judged = [*weighted, Step()][:1]
+        judged = [judged[0].model_copy(update={"weight": share})]
+    return (
+        *map(_mirror_step, mirrored),
+        *(_step(s, s.weight or 0, last=i == len(judged) - 1) for i, s in enumerate(judged)),
+    )
 
 
-def _step(step: Step, *, last: bool) -> StepPlan:
-    size = 0 if step.weight < 10 else 1 if step.weight < 40 else 2
+def _mirror_step(step: Step) -> StepPlan:
+    requests, duration = step.min_requests, step.min_duration
+    return StepPlan(
+        weight=0,
+        min_requests=MIRROR_REQUESTS if requests is None else requests,
+        min_duration=MIRROR_SECONDS if duration is None else seconds(duration),
+        max_duration=None if step.max_duration is None else seconds(step.max_duration),
+        pause_manual=step.pause == "Manual",
+        risk=0.0,
+        ratio=1.0,
+        latency_margin=1.0,
+        last=False,
+        mirror=step.mirror or 0,
+    )
+
+
+def _step(step: Step, weight: int, *, last: bool) -> StepPlan:
+    size = 0 if weight < 10 else 1 if weight < 40 else 2
     tight = 2 if last else size
     requests, duration = step.min_requests, step.min_duration
     return StepPlan(
-        weight=step.weight,
+        weight=weight,
         min_requests=(100, 250, 1000)[size] if requests is None else requests,
         min_duration=(120.0, 300.0, 600.0)[size] if duration is None else seconds(duration),
         max_duration=None if step.max_duration is None else seconds(step.max_duration),

@@ -19,6 +19,7 @@ State = Literal[
     "Resolving",
     "Validating",
     "Provisioning",
+    "Mirroring",
     "Stepping",
     "Promoting",
     "Watching",
@@ -31,6 +32,7 @@ MEANING: dict[State, str] = {
     "Resolving": "A fetching Job reads the manifest behind `spec.model.uri`.",
     "Validating": "The gates run in a Job; no user sees the candidate.",
     "Provisioning": "Pods of the candidate start; routers learn their addresses at weight 0.",
+    "Mirroring": "Stable's pods copy requests to the candidate; no user gets its answers.",
     "Stepping": "The candidate has a share of the traffic and is judged against stable.",
     "Promoting": "Everyone but the holdback goes to the candidate, then the roles flip.",
     "Watching": "The promoted revision is compared with the holdback; previous stays warm.",
@@ -84,7 +86,7 @@ def _from(
 
 
 _WAITING = "Resolving Validating Provisioning"
-_AT_WORK = "Validating Provisioning Stepping Promoting"
+_AT_WORK = "Validating Provisioning Mirroring Stepping Promoting"
 
 TRANSITIONS: tuple[Transition, ...] = (
     # The usual way
@@ -100,6 +102,9 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     *_from("Validating", "all gates pass", "Provisioning", "gates", usual=True),
     *_from("Provisioning", "pods and routers are ready", "Stepping", "provision", usual=True),
+    *_from("Provisioning", "pods and routers are ready", "Mirroring", "provision", usual=True),
+    *_from("Mirroring", "the last mirrored step passes", "Stepping", "mirroring", usual=True),
+    *_from("Mirroring", "the last mirrored step passes", "Promoting", "mirroring"),
     *_from("Provisioning", "ready, and no steps to walk", "Promoting", "provision", usual=True),
     *_from("Stepping", "the last step passes", "Promoting", "steps", usual=True),
     *_from("Promoting", "routers confirm", "Watching", "promote", usual=True),
@@ -109,13 +114,19 @@ TRANSITIONS: tuple[Transition, ...] = (
     # It is worse
     *_from("Validating", "a gate fails", "RollingBack", "gates", usual=True),
     *_from(
-        "Provisioning Stepping Promoting",
+        "Provisioning Mirroring Stepping Promoting",
         "pods fail by the model's fault",
         "RollingBack",
         "provision",
     ),
-    *_from("Stepping Promoting", "a guardrail fails", "RollingBack", "interrupts", usual=True),
-    *_from("Stepping", "undecided at maxDuration", "RollingBack", "steps"),
+    *_from(
+        "Mirroring Stepping Promoting",
+        "a guardrail fails",
+        "RollingBack",
+        "interrupts",
+        usual=True,
+    ),
+    *_from("Mirroring Stepping", "undecided at maxDuration", "RollingBack", "steps"),
     *_from(_AT_WORK, "a Fail is on record", "RollingBack", "interrupts"),
     *_from("RollingBack", "no router sends it traffic", "Stopped", "rollback", usual=True),
     *_from("RollingBack", "no router sends it traffic", "Watching", "rollback"),
@@ -127,7 +138,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     *_from("Resolving", "fetching fails", "Idle Watching Stopped", "admission"),
     *_from("Idle", "fetching fails", "Stopped", "admission"),
     *_from(
-        "Idle Resolving Validating Provisioning Stepping Promoting",
+        f"Idle Resolving {_AT_WORK}",
         "refused",
         "Stopped",
         "admission",

@@ -17,7 +17,7 @@ from sluice.api.status import (
 from sluice.rollout.checks import shown_checks
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
-from sluice.rollout.model import Outcome, WatchProgress
+from sluice.rollout.model import JUDGED, Outcome, WatchProgress
 from sluice.rollout.plan import Plan
 from sluice.rollout.times import rfc3339
 from sluice.rollout.trust import admitted
@@ -102,7 +102,7 @@ def _step(draft: Draft) -> StepStatus | None:
         return None
     plan = Plan.from_json(rollout.plan) if rollout.plan else None
     count = len(plan.steps) if plan else 0
-    index = rollout.step + 1 if rollout.phase == "Stepping" else 0
+    index = rollout.step + 1 if rollout.phase in JUDGED else 0
     if rollout.phase == "Promoting":
         index = count
     return StepStatus(

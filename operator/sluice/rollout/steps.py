@@ -29,7 +29,7 @@ def step(draft: Draft) -> None:
     if not _routed(draft, current.weight):
         return
     draft.set_rollout(step_observed=rollout.step_observed + draft.elapsed, fetched=0.0)
-    _judge_step(draft, plan)
+    judge_step(draft, plan)
 
 
 def _enter(draft: Draft, plan: Plan, weight: int) -> None:
@@ -58,7 +58,8 @@ def _routed(draft: Draft, weight: int) -> bool:
     return False
 
 
-def _judge_step(draft: Draft, plan: Plan) -> None:
+def judge_step(draft: Draft, plan: Plan) -> None:
+    """Passes the step, holds it, or says what it waits for."""
     rollout = draft.rollout
     assert rollout is not None
     verdict = draft.judgement
@@ -103,7 +104,10 @@ def _next(draft: Draft, plan: Plan) -> None:
     rollout = draft.rollout
     assert rollout is not None
     last = rollout.step + 1 >= len(plan.steps) or rollout.skip_steps
-    if last:
+    copied = plan.steps[rollout.step].mirror > 0
+    if copied and (last or not plan.steps[rollout.step + 1].mirror):
+        draft.set_rollout(mirror_ended=draft.i.now, pass_step=False)
+    elif last:
         draft.set_rollout(
             event="the last step passes", phase="Promoting", since=draft.i.now, pass_step=False
         )

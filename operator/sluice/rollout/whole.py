@@ -36,6 +36,8 @@ def _readable(draft: Draft) -> None:
     plan = analysis_plan(draft.i.spec)
     if rollout is not None and rollout.plan and Plan.read(rollout.plan) is None:
         step = min(rollout.step, len(plan.steps) - 1)
+        if rollout.phase == "Stepping":
+            step = max(step, plan.first_weight)
         draft.set_rollout(plan=plan.to_json(), step=step)
         draft.set_progress(judge={}, snapshot={}, metrics={})
     if watching is not None and Plan.read(watching.plan) is None:

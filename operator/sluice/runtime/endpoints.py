@@ -7,11 +7,12 @@ to ``predictions.py``; everything else is answered here, at once, whatever the m
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from sluice.runtime import metrics
-from sluice.runtime.counters import Counters, Outcome
+from sluice.runtime.counters import Outcome
 from sluice.runtime.http import HTML, TEXT, BadRequest, Request, Response
 from sluice.runtime.predictions import Predictions, error_response
 from sluice.runtime.problems import Problem, unavailable
@@ -133,8 +134,9 @@ class ServingApp:
 class AdminApp:
     """The operator's port: counters and metrics, and readiness once more."""
 
-    def __init__(self, counters: Counters, status: Status) -> None:
-        self._counters = counters
+    def __init__(self, predictions: Predictions, status: Status) -> None:
+        self._counters = predictions.counters
+        self._mirror = predictions.mirror
         self._status = status
         self._gets: dict[str, Handler] = {
             "/counters": self._json,
@@ -156,11 +158,15 @@ class AdminApp:
         return error_response(Problem(bad.status, "BadRequest", bad.message), "predict")
 
     def _json(self) -> Response:
-        return Response(200, msgspec.json.encode(self._counters.as_json()))
+        return Response(200, msgspec.json.encode(self._document()))
+
+    def _document(self) -> dict[str, Any]:
+        return {**self._counters.as_json(), "mirror": self._mirror.as_json()}
 
     def _metrics(self) -> Response:
         ready = self._status.not_ready() is None
-        return Response(200, metrics.exposition(self._counters, ready=ready), metrics.CONTENT_TYPE)
+        text = metrics.exposition(self._counters, self._mirror, ready=ready)
+        return Response(200, text, metrics.CONTENT_TYPE)
 
 
 def _health(missing: str | None) -> Response:
