@@ -290,6 +290,8 @@ def test_a_dry_run_takes_nothing_from_the_others() -> None:
         return result(verdict, "errors").message
 
     assert "of 200." in evidence() and "of 200." in evidence(metric(mode="DryRun"))
+    assert "of 200." in evidence(threshold(value="ErrorRate", max=0.5, mode="DryRun"))
+    assert "of 222." in evidence(threshold(value="ErrorRate", max=0.5))
     assert "of 400." in evidence(metric())
 
 

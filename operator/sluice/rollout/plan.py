@@ -51,7 +51,7 @@ MIRROR_SECONDS = 120.0
 EVENTS_MARGIN = 1.2
 VALUE_MARGIN = 1.1
 MIN_COUNT = 100
-MIN_LOOKS = 20
+MIN_LOOKS = 30
 """Looks of a Prometheus query without which its noise is not known."""
 
 PROMOTION_ALPHA = 0.025
