@@ -94,6 +94,8 @@ def _a_good_one_goes_on(loop: Loop, users: Users, uri: str) -> None:
     ask_for(loop, uri)
     loop.until(lambda: loop.phase() == "Mirroring", 60, "it is mirrored to")
     candidate = loop.revision("good")
+    loop.kill()
+    loop.start()
     while loop.phase() == "Mirroring":
         met = users.got(candidate)
         # Counted before the phase is read again, so that a step that begins is no failure.

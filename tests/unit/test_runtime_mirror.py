@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 
 import runtime_support as support
-from runtime_support import DEADLINE, Built, Server, free_ports, serving
+from runtime_support import AIM, DEADLINE, Built, Server, free_ports, point, serving
 
 from sluice.package.scoring import Answer
 from sluice.runtime.counters import Outcome
@@ -41,13 +41,6 @@ from sluice.runtime.mirror import (
     request_id,
 )
 
-AIM: dict[str, Any] = {
-    "schema": 1,
-    "id": "r1",
-    "revision": "new",
-    "addresses": ["10.0.0.7:80"],
-    "percent": 100,
-}
 OK = Answer(np.array([0.9]), ["yes"], None)
 
 
@@ -356,14 +349,6 @@ def until(condition: Callable[[], Any], what: str) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError(f"never happened: {what}")
-
-
-def point(file: Path, port: int, **changes: Any) -> None:
-    """What kubelet does: another file takes the name."""
-    fresh = file.with_suffix(".new")
-    said = {**AIM, "addresses": [f"127.0.0.1:{port}"], **changes} if port else {}
-    fresh.write_text(json.dumps(said))
-    fresh.replace(file)
 
 
 @contextmanager

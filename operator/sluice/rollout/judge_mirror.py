@@ -1,9 +1,9 @@
 """The judge's view of mirrored requests: how many were compared, and how many answers differ.
 
 Errors need nothing of their own: both arms of a mirrored look are the same requests, so Engine C
-judges them as it judges traffic (answers to the same requests can only be more alike than chance
-has them, which makes it careful).  Disagreement has no stable to be compared with; it fails when
-its rate is surely above the limit, whenever one looks (sluice.stats.hard_limit).
+judges them as it judges traffic (careful where both fail alike; docs/statistics.md, Mirrored
+requests).  Disagreement has no stable to be compared with; it fails when its rate is surely above
+the limit, whenever one looks (sluice.stats.hard_limit).
 
 Called by sluice.rollout.judge and judge_guardrails only; calls sluice.stats.
 """
