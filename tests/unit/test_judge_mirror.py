@@ -88,7 +88,10 @@ def test_a_weight_always_follows_a_mirrored_step(final: dict[str, int]) -> None:
 def test_a_step_passes_with_its_copies_and_its_time() -> None:
     few = judged(plan(), copies(0, 100, seconds=70))[1]
     assert few.promotion == "Wait"
-    assert few.missing == ["100 of 500 mirrored requests compared"]
+    assert few.missing == [
+        "100 of 500 mirrored requests compared",
+        "errors not yet shown to be worse by less than 2 pp or 50 % of stable's (so far 5.5 pp)",
+    ]
     assert few.eta_seconds == pytest.approx(280)
     short = judged(plan(), copies(0, 600, seconds=20))[1]
     assert short.missing == ["20 s of 60 s observed"]
@@ -124,6 +127,33 @@ def test_errors_of_the_candidate_alone_are_found_within_a_few() -> None:
     assert verdict.alarm is not None
     assert verdict.alarm.name == "errors"
     assert state["total"]["candidate"][2] <= 24
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.05])
+def test_one_that_fails_some_copies_is_not_let_through_before_it_is_found(rate: float) -> None:
+    """More than 2 points worse: at most 2.5 % may pass, whenever one looks."""
+    rng, of, passed, found = np.random.default_rng(11), plan(), 0, 0
+    for _ in range(100):
+        state = begun(of)
+        for number in range(60):
+            state = judging.absorb(
+                of, state, copies(number, 50, errors=int(rng.binomial(50, rate)))
+            )
+            verdict = judging.judge(of, state)
+            if verdict.alarm is not None or verdict.promotion == "Pass":
+                break
+        passed += verdict.promotion == "Pass"
+        found += verdict.alarm is not None
+    assert passed <= 5
+    assert found >= 90
+
+
+def test_an_equal_one_passes_with_the_default_number_of_copies() -> None:
+    """Nothing fails, or 1 % of the same requests do."""
+    assert judged(plan(), copies(0, 500, seconds=70))[1].promotion == "Pass"
+    verdict = judged(plan(), *(copies(n, 100, both=1) for n in range(12)))[1]
+    assert verdict.promotion == "Pass", verdict.missing
+    assert "Not worse by more than" in check_of(verdict, "errors").message
 
 
 @pytest.mark.parametrize(("action", "alarms"), [("Hold", False), ("Rollback", True)])

@@ -143,7 +143,7 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
         "in_step": _no_sample(),
         "checks": begun,
         "mirror": mirror.no_copies() if step.mirror else {},
-        "promotion": {} if step.mirror else promotion.new(plan, state, step),
+        "promotion": promotion.new(plan, state, step),
     }
 
 

@@ -45,7 +45,7 @@ class Needs:
 
 def new(plan: Plan, state: State, step: StepPlan) -> State:
     """Processes of a step: bets tuned to stable's past, the last margin to the traffic so far."""
-    share = step.weight / 100.0
+    share = step.share
     risks = {}
     for kind in RISKS:
         p0 = _past_rate(state, kind)
@@ -55,10 +55,8 @@ def new(plan: Plan, state: State, step: StepPlan) -> State:
             tau = min(tau, bounded_risk.last_margin(p0, share, _traffic(state), time))
         if _judged(plan, kind):
             risks[kind] = bounded_risk.new(tau, step.ratio, p0=p0, share=share)
-    return {
-        "risks": risks,
-        "latency": latency.new_promotion() if _judged(plan, "Latency") else None,
-    }
+    timed = _judged(plan, "Latency") and not step.mirror
+    return {"risks": risks, "latency": latency.new_promotion() if timed else None}
 
 
 def absorb(plan: Plan, state: State, look: Look) -> State:
@@ -90,12 +88,15 @@ def needs(plan: Plan, state: State) -> Needs:
     """What is missing before the step passes."""
     step = plan.steps[state["step"]]
     sample = state["in_step"]
-    if state["mirror"]:
-        return _summed(mirror.lacking(step, state["mirror"], sample["seconds"]))
     n, seconds = sample["candidate"][0], sample["seconds"]
     per_second = n / seconds if seconds > 0 else 0.0
     risks = _risks(plan, state)
     items: list[tuple[str, float | None, str]] = []
+    if state["mirror"]:
+        items += mirror.lacking(step, state["mirror"], seconds)
+        if n > 0:
+            items += [i for risk in risks for i in _lacking(plan, step, risk, per_second)]
+        return replace(_summed(items), bounds={r.kind: r.bound for r in risks})
     if n < step.min_requests:
         text = f"{words.many(n)} of {words.many(step.min_requests)} candidate requests"
         items.append((text, _wait(step.min_requests - n, per_second), ""))
@@ -152,7 +153,7 @@ def _lacking(
     limit = tolerated(risk.process)
     text = f"{RISKS[risk.kind]} not yet shown to be worse by less than {limit} ({so_far})"
     left = bounded_risk.requests_left(
-        risk.process, step.weight / 100.0, alpha=plan.alpha_promotion, phi=risk.phi
+        risk.process, step.share, alpha=plan.alpha_promotion, phi=risk.phi
     )
     return [(text, _wait(left, per_second), risk.kind)]
 

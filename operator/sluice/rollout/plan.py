@@ -48,6 +48,8 @@ HOLDS = ("PredictionShift", "Disagreement")
 DEFAULT_TOLERANCE = 0.01
 MIRROR_REQUESTS = 500
 MIRROR_SECONDS = 120.0
+MIRROR_RISK = 0.02
+"""Excluded with the default number of copies when nothing fails; no user bears it meanwhile."""
 EVENTS_MARGIN = 1.2
 VALUE_MARGIN = 1.1
 MIN_COUNT = 100
@@ -131,6 +133,11 @@ class StepPlan:
     latency_margin: float
     last: bool
     mirror: int = 0
+
+    @property
+    def share(self) -> float:
+        """The candidate's part of the answers that are judged: copies are one for one."""
+        return 0.5 if self.mirror else self.weight / 100.0
 
     @property
     def load(self) -> int:
@@ -339,8 +346,8 @@ def _mirror_step(step: Step) -> StepPlan:
         min_duration=MIRROR_SECONDS if duration is None else seconds(duration),
         max_duration=None if step.max_duration is None else seconds(step.max_duration),
         pause_manual=step.pause == "Manual",
-        risk=0.0,
-        ratio=1.0,
+        risk=MIRROR_RISK,
+        ratio=1.5,
         latency_margin=1.0,
         last=False,
         mirror=step.mirror or 0,
