@@ -42,6 +42,7 @@ NOISE = 1e-3
 """A thousandth of the values counts as their noise at least: a constant has none of its own."""
 
 LARGEST = 1e100
+MOST_CERTAIN = 1e100
 NOTHING = -700.0
 
 _PRIOR = PLANNED_LOOKS / (-2.0 * math.log(2 * LEVEL) + math.log1p(-2.0 * math.log(2 * LEVEL)))
@@ -84,8 +85,8 @@ def log_e(state: State) -> float:
         return NOTHING
     prior = _PRIOR * noise.ratio
     shrunk = prior / (n + prior)
-    # Two square roots: the square of a large sum need not be representable.
-    t2 = (state["sum"] / math.sqrt(n * noise.variance)) ** 2
+    # The square of a large sum need not be representable.
+    t2 = min(MOST_CERTAIN, state["sum"] / math.sqrt(n * noise.variance)) ** 2
     gain = math.log1p(t2 / noise.free) - math.log1p(shrunk * t2 / noise.free)
     return max(NOTHING, 0.5 * math.log(shrunk) + 0.5 * (noise.free + 1) * gain)
 
