@@ -16,6 +16,8 @@ from sluice.api.modeldeployment import Check, ModelDeploymentSpec, Step, Watch
 VERSION = 1
 CheckType = Literal["ErrorRate", "ClientErrorRate", "Latency", "PredictionShift"]
 Action = Literal["Rollback", "Hold", "Show"]
+MetricKind = Literal["Conversion", "Mean", "Ratio"]
+Direction = Literal["Higher", "Lower"]
 DEFAULT_WEIGHTS = (5, 25, 50)
 DEFAULT_CHECKS: tuple[CheckType, ...] = (
     "ErrorRate",
@@ -65,6 +67,28 @@ class StepPlan:
     ratio: float
     latency_margin: float
     last: bool
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """A comparison of units on a business metric after the steps, at one weight.
+
+    ``margin`` is relative: a metric worse by less is not worse; 0: nothing is tolerated.  ``alpha``
+    is two-sided.
+    """
+
+    metric: str
+    kind: MetricKind
+    direction: Direction
+    weight: int
+    window_seconds: float
+    max_units: int
+    max_seconds: float
+    margin: float
+    alpha: float
+    on_win: str
+    on_loss: str
+    on_inconclusive: str
 
 
 @dataclass(frozen=True)
