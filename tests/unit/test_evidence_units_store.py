@@ -24,8 +24,8 @@ def seen(unit: int, arm: int, after: float) -> Exposure:
     return Exposure(unit, arm, BEGAN + after)
 
 
-def came(unit: int, after: float, value: float = 1.0, size: float = 0.0) -> Outcome:
-    return Outcome(unit, BEGAN + after, value, size)
+def came(unit: int, after: float, value: float = 1.0, size: float = 0.0, event: int = 0) -> Outcome:
+    return Outcome(unit, BEGAN + after, value, size, event)
 
 
 def test_a_window_is_compared_when_it_has_closed_and_not_before() -> None:
@@ -85,6 +85,17 @@ def test_a_conversion_is_counted_once_and_only_when_positive() -> None:
     again = store()
     again.load(log)
     assert again.close(0, BEGAN + 10).stable.y == 1
+
+
+def test_an_event_that_is_sent_again_counts_once() -> None:
+    units = store("Mean")
+    log = units.add([seen(1, STABLE, 0)], [came(1, 1, 5.0, event=9), came(1, 2, 5.0, event=9)])
+    units.add([], [came(1, 3, 5.0, event=9), came(1, 3, 7.0)])
+    assert units.close(0, BEGAN + 10).stable.y == 12.0
+    assert units.seen.repeated == 2
+    again = store("Mean")
+    again.load(log)
+    assert again.add([], [came(1, 3, 5.0, event=9)]) == b""
 
 
 def test_the_log_gives_the_same_store_again() -> None:

@@ -121,7 +121,10 @@ def test_a_plan_is_read_back_as_it_was_written() -> None:
     plan = Weights("a", "b", 25, "c", 10, "5f3a", "77aa")
     assert Weights.decode(plan.encode()) == plan
     assert Weights.decode(Weights("b").encode()) == Weights("b")
-    with pytest.raises(ValueError, match="seven fields"):
+    studied = replace(plan, experiment="5f3a-1")
+    assert studied.encode() == "a:b:25:c:10:5f3a:77aa:5f3a-1"
+    assert Weights.decode(studied.encode()) == studied
+    with pytest.raises(ValueError, match="seven or eight fields"):
         Weights.decode("a:b:25")
 
 

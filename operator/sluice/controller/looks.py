@@ -12,6 +12,7 @@ import aiohttp
 
 from sluice.api.duration import seconds
 from sluice.api.meta import PORT_ADMIN
+from sluice.controller.experiments import Experiments, UnitsLog
 from sluice.controller.observe import World
 from sluice.controller.route import Router
 from sluice.errors import SluiceError
@@ -19,6 +20,7 @@ from sluice.evidence.counters import ServingPod, read_counters
 from sluice.evidence.snapshot import Arm, Reading, build_look
 from sluice.rollout.looking import Arms, absorbed, arms, due
 from sluice.rollout.model import Progress, RouterView
+from sluice.stats.look import Look
 
 WARM_UP_SECONDS = 30.0
 WARM_UP_LOOKS = 3
@@ -28,16 +30,21 @@ LONGEST = 2
 
 @dataclass(frozen=True)
 class Looked:
-    """The world with a look in its progress, and the progress that is committed so far."""
+    """The world with a look in its progress, and the progress that is committed so far.
+
+    ``units`` is what an experiment's log has grown by: to be written before the commit.
+    """
 
     world: World
     committed: Progress
+    units: UnitsLog | None = None
 
 
 class Looker:
-    """Takes looks; keeps nothing between them but connections."""
+    """Takes looks; keeps nothing between them but connections and copies of what is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, experiments: Experiments) -> None:
+        self._experiments = experiments
         self._session: aiohttp.ClientSession | None = None
 
     async def look(self, world: World, router: Router, view: RouterView, now: float) -> Looked:
@@ -49,12 +56,12 @@ class Looker:
             return Looked(world, committed)
         if found is None:
             return Looked(_without(world, view, now), committed)
-        progress = await self._take(world, router, found, interval, now)
-        return Looked(replace(world, progress=progress), committed)
+        progress, units = await self._take(world, router, found, interval, now)
+        return Looked(replace(world, progress=progress), committed, units)
 
     async def _take(
         self, world: World, router: Router, found: Arms, interval: float, now: float
-    ) -> Progress:
+    ) -> tuple[Progress, UnitsLog | None]:
         progress = world.progress
         slots = world.roles
         stable, candidate = slots.slot_of(found.stable), slots.slot_of(found.candidate)
@@ -73,16 +80,17 @@ class Looker:
                 warmup=min(WARM_UP_SECONDS, WARM_UP_LOOKS * interval),
             )
         except (SluiceError, ValueError) as error:
-            return progress.model_copy(
+            failed = progress.model_copy(
                 update={
                     "look_at": now,
                     "empty_looks": progress.empty_looks + 1,
                     "analysis_error": str(error)[:512],
                 }
             )
+            return failed, None
         progress = progress.model_copy(update={"look_at": now, "snapshot": reading.snapshot})
         if reading.look is None:
-            return progress
+            return progress, None
         look = replace(reading.look, seconds=min(reading.look.seconds, LONGEST * interval))
         said = _said(reading)
         progress = progress.model_copy(
@@ -92,7 +100,22 @@ class Looker:
                 "partial": bool(reading.message),
             }
         )
-        return absorbed(progress, found.plan, look)
+        return await self._experiment(world, absorbed(progress, found.plan, look), found, look, now)
+
+    async def _experiment(
+        self, world: World, progress: Progress, found: Arms, look: Look, now: float
+    ) -> tuple[Progress, UnitsLog | None]:
+        """The progress with what units did, when an experiment runs."""
+        rollout, running = progress.rollout, progress.experiment
+        studied = rollout is not None and rollout.phase == "Experimenting"
+        if running is None or not studied or world.roles.experiment != running.id:
+            return progress, None
+        if running.damaged or found.plan.experiment is None:
+            return progress, None
+        after, units = await self._experiments.look(
+            self._http(), world.owner, running, found, _pods(world, found), look, now
+        )
+        return progress.model_copy(update={"experiment": after}), units
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -133,8 +156,10 @@ def _pods(world: World, found: Arms) -> list[ServingPod]:
     out = []
     for revision in (found.stable, found.candidate):
         for pod in world.pods.get(revision, []):
-            address = pod.get("status", {}).get("podIP")
-            if address:
+            status = pod.get("status", {})
+            address = status.get("podIP")
+            # One that has ended, such as an evicted one, would be waited for until it is deleted.
+            if address and status.get("phase") not in ("Failed", "Succeeded"):
                 meta = pod["metadata"]
                 out.append(ServingPod(meta["uid"], meta["name"], revision, address, PORT_ADMIN))
     return out

@@ -36,9 +36,10 @@ LARGEST_OUTCOME = 1e12
 TICKS = 100.0
 """Times in the log are hundredths of a second since the experiment began: 497 days."""
 
-_EXPOSED, _OUTCOME, _CROSSED = 0, 2, 3
+_EXPOSED, _OUTCOME, _CROSSED, _CONVERTED = 0, 2, 3, 4
 _HEAD = struct.Struct("<BQI")
-_VALUES = struct.Struct("<dd")
+_VALUES = struct.Struct("<ddQ")
+_LARGEST_RECORD = _HEAD.size + _VALUES.size
 
 
 class UnitsError(SluiceError):
@@ -58,12 +59,16 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Something came of a unit: ``value``, of a size (the denominator of a ratio)."""
+    """Something came of a unit: ``value``, of a size (the denominator of a ratio).
+
+    ``event`` is its sender's name for it, hashed; the same one counts once.  0: it has none.
+    """
 
     unit: int
     at: float
     value: float
     size: float = 0.0
+    event: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,17 @@ class Seen:
     crossed: int = 0
     early: int = 0
     late: int = 0
+    repeated: int = 0
     unexposed: int = 0
     refused: int = 0
     """Exposures after the most units that the experiment may have."""
+    unkept: int = 0
+    """Outcomes for which the log had no room."""
+
+    @property
+    def not_counted(self) -> int:
+        """Outcomes that are of nobody's window."""
+        return self.early + self.late + self.unexposed
 
 
 class UnitStore:
@@ -97,6 +110,7 @@ class UnitStore:
         self._window = window
         self._most = min(most, MOST_UNITS)
         self._rows: dict[int, int] = {}
+        self._events: set[int] = set()
         self._table = np.zeros((1024, 3))
         self._arms = np.zeros(1024, dtype=np.int8)
         self._crossed = np.zeros(1024, dtype=bool)
@@ -104,17 +118,23 @@ class UnitStore:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, exposures: Iterable[Exposure], outcomes: Iterable[Outcome]) -> bytes:
+    def add(
+        self, exposures: Iterable[Exposure], outcomes: Iterable[Outcome], room: int = 1 << 30
+    ) -> bytes:
         """Takes what pods saw up to one moment; returns what to append to the log.
 
         Both must be complete up to that moment: an outcome whose exposure comes later is lost.
-        The order inside a call does not matter.
+        The order inside a call does not matter.  When the log has no ``room`` (bytes) left,
+        outcomes are only counted.
         """
         log = bytearray()
         for exposure in sorted(exposures, key=lambda e: (e.at, e.unit, e.arm)):
             log += self._expose(exposure)
         for outcome in sorted(outcomes, key=lambda o: (o.at, o.unit)):
-            log += self._outcome(outcome)
+            if room - len(log) < _LARGEST_RECORD:
+                self.seen.unkept += 1
+            else:
+                log += self._outcome(outcome)
         return bytes(log)
 
     def load(self, log: bytes) -> None:
@@ -129,10 +149,12 @@ class UnitStore:
                     self._set(unit, code, at)
                 elif code == _CROSSED:
                     self._cross(self._rows[unit])
+                elif code == _CONVERTED:
+                    self._count(self._rows[unit], Outcome(unit, at, 1.0))
                 elif code == _OUTCOME:
-                    value, size = _VALUES.unpack_from(log, position)
+                    outcome = Outcome(unit, at, *_VALUES.unpack_from(log, position))
                     position += _VALUES.size
-                    self._count(self._rows[unit], value, size)
+                    self._count(self._rows[unit], outcome)
                 else:
                     raise ValueError(f"record {code}")
         except (struct.error, KeyError, ValueError) as error:
@@ -191,9 +213,11 @@ class UnitStore:
         if at >= exposed + self._window:
             self.seen.late += 1
             return b""
-        if not self._count(row, o.value, o.size):
+        if not self._count(row, o):
             return b""
-        return self._packed(_OUTCOME, o.unit, at) + _VALUES.pack(o.value, o.size)
+        if self._kind == "Conversion":
+            return self._packed(_CONVERTED, o.unit, at)
+        return self._packed(_OUTCOME, o.unit, at) + _VALUES.pack(o.value, o.size, o.event)
 
     def _set(self, unit: int, arm: int, at: float) -> None:
         row = self._rows.get(unit)
@@ -209,15 +233,20 @@ class UnitStore:
             self._crossed[row] = True
             self.seen.crossed += 1
 
-    def _count(self, row: int, value: float, size: float) -> bool:
+    def _count(self, row: int, o: Outcome) -> bool:
         """Whether the outcome makes a difference: a unit converts once."""
         if self._kind == "Conversion":
-            if value <= 0 or self._table[row, 1] > 0:
+            if o.value <= 0 or self._table[row, 1] > 0:
                 return False
-            self._table[row, 1:] = (1.0, 1.0)
+            self._table[row, 1] = 1.0
             return True
-        self._table[row, 1] += value
-        self._table[row, 2] += size
+        if o.event in self._events:
+            self.seen.repeated += 1
+            return False
+        if o.event:
+            self._events.add(o.event)
+        self._table[row, 1] += o.value
+        self._table[row, 2] += o.size
         return True
 
     def _closing(self, after: float, until: float) -> NDArray[np.bool_]:

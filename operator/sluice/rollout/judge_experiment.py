@@ -12,7 +12,7 @@ The state is plain JSON.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sluice.rollout import judge_words as words
@@ -29,6 +29,9 @@ NOT_A_UNIT = 0.01
 """Share of units that may have been seen in both arms, or lost, before nothing is claimed."""
 FEWEST_BAD = 20
 """Fewer crossed or lost units than this are accidents."""
+PATIENCE_SECONDS = 86400.0
+"""Units that are untrusted for longer will not be trusted again."""
+NO_PAIRS = Pairs(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class ExperimentLook:
     seconds: float
     weight: int
     exposed: tuple[int, int] = (0, 0)
-    stable: Pairs = field(default_factory=lambda: NO_PAIRS)
-    candidate: Pairs = field(default_factory=lambda: NO_PAIRS)
+    stable: Pairs = NO_PAIRS
+    candidate: Pairs = NO_PAIRS
     crossed: int = 0
     lost: int = 0
 
@@ -71,9 +74,6 @@ class Finding:
     eta_seconds: float | None
 
 
-NO_PAIRS = Pairs(0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
-
 def new_state(plan: ExperimentPlan) -> State:
     """No units yet."""
     share = plan.weight / 100.0
@@ -92,6 +92,7 @@ def new_state(plan: ExperimentPlan) -> State:
         if plan.kind == "Conversion"
         else means.new(max(1.0, plan.max_units / 2), share, plan.alpha),
         "verdict": None,
+        "distrusted": None,
     }
 
 
@@ -113,6 +114,10 @@ def absorb(plan: ExperimentPlan, state: State, look: ExperimentLook) -> State:
         ],
     }
     after |= _compared(plan, state, look)
+    since = state["distrusted"]
+    after["distrusted"] = (
+        (after["seconds"] if since is None else since) if distrust(after) else None
+    )
     return after if after["verdict"] else {**after, "verdict": _proven(plan, after)}
 
 
@@ -139,7 +144,7 @@ def judge(plan: ExperimentPlan, state: State) -> Finding:
     verdict = _verdict(plan, state)
     (n_a, y_a, x_a), (n_b, y_b, x_b) = state["arms"]
     evidence = _log_e(plan, state)
-    finding = Finding(
+    return Finding(
         verdict=verdict,
         exposed=(state["exposed"][0], state["exposed"][1]),
         closed=(n_a, n_b),
@@ -157,7 +162,6 @@ def judge(plan: ExperimentPlan, state: State) -> Finding:
         message=_sentence(plan, state, verdict, low, high),
         eta_seconds=_eta(plan, state, evidence),
     )
-    return finding
 
 
 def finished(plan: ExperimentPlan, state: State, open_units: int) -> bool:
@@ -170,6 +174,12 @@ def _verdict(plan: ExperimentPlan, state: State) -> Verdict:
         return "Untrusted"
     known: Verdict | None = state["verdict"]
     return known or "Inconclusive"
+
+
+def distrusted_for(state: State) -> float:
+    """Observed seconds since the units cannot be trusted; 0 while they can."""
+    since = state["distrusted"]
+    return 0.0 if since is None else float(state["seconds"] - since)
 
 
 def distrust(state: State) -> str:
@@ -255,7 +265,7 @@ def _eta(plan: ExperimentPlan, state: State, evidence: float) -> float | None:
     """Seconds until the evidence suffices at its present growth, or the last unit has come."""
     if state["verdict"]:
         return 0.0
-    seconds, exposed = state["seconds"], sum(state["exposed"])
+    seconds, exposed = float(state["seconds"]), int(sum(state["exposed"]))
     if seconds <= 0 or exposed == 0:
         return None
     last = max(0.0, plan.max_units - exposed) * seconds / exposed + plan.window_seconds

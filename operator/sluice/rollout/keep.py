@@ -40,7 +40,10 @@ def _candidate_replicas(draft: Draft, replicas: int) -> int:
     plan = steps_of(draft) if rollout.phase != "Promoting" else None
     if plan is None:
         return replicas
-    present = comparable(replicas, plan.steps[rollout.step].weight)
+    weight = plan.steps[rollout.step].weight
+    if rollout.phase == "Experimenting" and plan.experiment is not None:
+        weight = plan.experiment.weight
+    present = comparable(replicas, weight)
     return max(present, draft.pods(rollout.revision).wanted)
 
 

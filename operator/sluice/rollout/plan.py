@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sluice.api.duration import human, seconds
+from sluice.api.experiment import Experiment
 from sluice.api.modeldeployment import Check, ModelDeploymentSpec, Step, Watch
 
-VERSION = 1
+VERSION = 2
 CheckType = Literal["ErrorRate", "ClientErrorRate", "Latency", "PredictionShift"]
 Action = Literal["Rollback", "Hold", "Show"]
 MetricKind = Literal["Conversion", "Mean", "Ratio"]
@@ -106,6 +107,7 @@ class Plan:
     final_weight: int
     watch_seconds: float
     watch_requests: int
+    experiment: ExperimentPlan | None = None
 
     @property
     def planned_watch_looks(self) -> int:
@@ -131,6 +133,7 @@ class Plan:
                 **data,
                 "checks": tuple(CheckPlan(**c) for c in data["checks"]),
                 "steps": tuple(StepPlan(**s) for s in data["steps"]),
+                "experiment": data["experiment"] and ExperimentPlan(**data["experiment"]),
             }
         )
 
@@ -148,6 +151,7 @@ def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
     watch = spec.rollout.watch or Watch()
     final = 100 - watch.holdback
     alpha = spec.analysis.alpha
+    experiment = spec.experiment
     return Plan(
         version=VERSION,
         interval_seconds=min(300.0, max(1.0, seconds(spec.analysis.interval))),
@@ -156,10 +160,11 @@ def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
         alpha_promotion=PROMOTION_ALPHA,
         sticky=spec.traffic.unit is not None,
         checks=_checks(spec.analysis.checks),
-        steps=_steps(spec.rollout.steps, final),
+        steps=_steps(spec.rollout.steps, final, experiment.weight if experiment else None),
         final_weight=final,
         watch_seconds=seconds(watch.duration),
         watch_requests=watch.min_requests,
+        experiment=None if experiment is None else _experiment(experiment),
     )
 
 
@@ -193,13 +198,31 @@ def _check(name: str, kind: CheckType, check: Check | None = None) -> CheckPlan:
     )
 
 
-def _steps(steps: list[Step] | None, final: int) -> tuple[StepPlan, ...]:
-    """The judged steps: those below the final weight, at which the rollout is promoted."""
+def _experiment(experiment: Experiment) -> ExperimentPlan:
+    return ExperimentPlan(
+        metric=experiment.metric,
+        kind=experiment.kind,
+        direction=experiment.direction,
+        weight=experiment.weight,
+        window_seconds=seconds(experiment.window),
+        max_units=experiment.max_units,
+        max_seconds=seconds(experiment.max_duration),
+        margin=experiment.margin or 0.0,
+        alpha=experiment.alpha,
+        on_win=experiment.on_win,
+        on_loss=experiment.on_loss,
+        on_inconclusive=experiment.on_inconclusive,
+    )
+
+
+def _steps(steps: list[Step] | None, final: int, most: int | None) -> tuple[StepPlan, ...]:
+    """The judged steps: those below the final weight, at which the rollout is promoted, and not
+    above ``most``, at which it is experimented with."""
     wanted = steps or [Step(weight=w) for w in DEFAULT_WEIGHTS]
-    judged = [s for s in wanted if s.weight < final]
+    judged = [s for s in wanted if s.weight < final and (most is None or s.weight <= most)]
     if not judged:
         # Everyone at once still needs a verdict, and a verdict needs a comparator.
-        share = final if final < 100 else COMPARATOR_WEIGHT
+        share = most or (final if final < 100 else COMPARATOR_WEIGHT)
         judged = [wanted[0].model_copy(update={"weight": share})]
     return tuple(_step(s, last=i == len(judged) - 1) for i, s in enumerate(judged))
 

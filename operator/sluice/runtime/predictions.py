@@ -18,8 +18,10 @@ from functools import partial
 from sluice.package.scoring import Answer
 from sluice.runtime.batching import Answered, Job, Result
 from sluice.runtime.counters import BUCKETS, Counters, Outcome
+from sluice.runtime.feedback import HEADER_UNIT
 from sluice.runtime.http import Request, Response
 from sluice.runtime.inputs import Rows
+from sluice.runtime.journal import Journal
 from sluice.runtime.problems import Problem, unavailable
 from sluice.runtime.protocols.predict import PredictProtocol
 from sluice.runtime.protocols.v1 import V1Protocol
@@ -50,6 +52,7 @@ class Predictions:
         self.settings = settings
         self.status = status
         self.counters = counters
+        self.journal = Journal(counters.boot, time.time)
         self.model: Model | None = None
         self.last_request = 0.0
         self._revision = settings.revision.encode()
@@ -79,6 +82,10 @@ class Predictions:
             )
             exchange.answer(error_response(problem, route))
             return
+        unit = request.headers.get(HEADER_UNIT)
+        if unit is not None:
+            # Whatever becomes of the request: a failure is part of what the arm does to a unit.
+            self.journal.exposed(unit)
         _InFlight(self, route, exchange, _bucket(request.headers)).start(request)
 
     def stuck(self) -> str | None:

@@ -153,7 +153,10 @@ class Server:
         )
         predictions = Predictions(settings, self._status, self._counters)
         timeouts = Timeouts(read=options.read_timeout)
-        apps = (ServingApp(predictions, self._status), AdminApp(self._counters, self._status))
+        apps = (
+            ServingApp(predictions, self._status),
+            AdminApp(self._counters, self._status, predictions.journal),
+        )
         self._ports = [Port(app, _constant(settings.revision), timeouts=timeouts) for app in apps]
         for port, sock in zip(self._ports, sockets, strict=True):
             self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
