@@ -19,9 +19,9 @@ from sluice.api.modelrevision import PackageInfo, Verdict
 from sluice.api.status import Condition, GateStatus
 from sluice.api.trustpolicy import TrustPolicySpec
 from sluice.controller.apply import sheds
+from sluice.rollout import judge_experiment
 from sluice.rollout.decide import decide
 from sluice.rollout.identity import source_hash
-from sluice.rollout import judge_experiment
 from sluice.rollout.looking import Arms, absorbed, arms, due
 from sluice.rollout.model import (
     Decision,

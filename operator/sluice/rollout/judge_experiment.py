@@ -29,6 +29,8 @@ NOT_A_UNIT = 0.01
 """Share of units that may have been seen in both arms, or lost, before nothing is claimed."""
 FEWEST_BAD = 20
 """Fewer crossed or lost units than this are accidents."""
+ODD_SPLIT = math.log(10.0)
+"""Evidence against the split at which claims wait; one experiment in ten gets there by chance."""
 PATIENCE_SECONDS = 86400.0
 """Units that are untrusted for longer will not be trusted again."""
 NO_PAIRS = Pairs(0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -198,8 +200,11 @@ def distrust(state: State) -> str:
 
 
 def _proven(plan: ExperimentPlan, state: State) -> Verdict | None:
-    """The first claim that is proven stays: a confidence sequence holds at every look."""
-    if distrust(state):
+    """The first claim that is proven stays: a confidence sequence holds at every look.
+
+    A split that looks odd may soon be proven broken: until it does not, nothing is claimed.
+    """
+    if distrust(state) or sample_ratio.log_e(state["ratio"]) >= ODD_SPLIT:
         return None
     better, floor, worse = _claims(plan, state)
     if better:
@@ -263,6 +268,8 @@ def _inverse(value: float | None) -> float | None:
 
 def _eta(plan: ExperimentPlan, state: State, evidence: float) -> float | None:
     """Seconds until the evidence suffices at its present growth, or the last unit has come."""
+    if distrust(state):
+        return None
     if state["verdict"]:
         return 0.0
     seconds, exposed = float(state["seconds"]), int(sum(state["exposed"]))
