@@ -276,9 +276,7 @@ class Loop:
             ready = next((c["status"] for c in rows if c["type"] == "Ready"), "?")
             said.append(f"{pod['metadata']['name']} {pod['status'].get('phase')} ready={ready}")
         said.append(json.dumps({k: v for k, v in self.progress().items() if k in KEYS})[:1500])
-        log = self.directory / "operator.log"
-        if log.exists():
-            said.append(log.read_text()[-3000:])
+        said += [log.read_text()[-3000:] for log in sorted(self.directory.glob("*.log"))]
         return "\n".join(said)
 
 

@@ -65,7 +65,10 @@ class Server:
             with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
+            body = error.read()
+            # A path that is not served yet is answered in plain text.
+            said = body.decode(errors="replace")
+            return error.code, json.loads(body) if said.startswith("{") else {"message": said}
 
     def try_create(self, kind: Kind, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         place = _path(kind, "default")
@@ -536,6 +539,154 @@ JUDGING = [
     ),
 ]
 
+GAUGE = {"url": "http://p:9090", "query": 'delay{revision="{{revision}}"}'}
+REFUNDS = 'sum(increase(refunds_total{revision="{{revision}}"}[{{interval}}]))'
+ORDERS = 'sum(increase(orders_total{revision="{{revision}}"}[{{interval}}]))'
+COUNTED = {"url": "http://p:9090", "events": REFUNDS, "total": ORDERS}
+SQL = {"secretRef": {"key": "dwh"}, "query": "SELECT ... WHERE t >= :start AND t < :end"}
+LOWER = {"type": "Metric", "direction": "Lower"}
+CHECK = f"{ANALYSIS}.checks"
+MINE = f"{CHECK}[1]"
+
+
+def metric_case(bad: dict[str, Any], good: dict[str, Any], says: str, names: str = "") -> Case:
+    return Case(CHECK, checks(**bad), checks(**good), says, f"{MINE}{names}")
+
+
+def source_case(
+    bad: dict[str, Any], good: dict[str, Any], says: str, names: str, kind: str = "prometheus"
+) -> Case:
+    """The same of a Metric's source."""
+    return metric_case({**LOWER, kind: bad}, {**LOWER, kind: good}, says, f".{kind}{names}")
+
+
+METRICS = [
+    metric_case(LOWER, {**LOWER, "prometheus": GAUGE}, "exactly one of prometheus and sql"),
+    metric_case(
+        {**LOWER, "prometheus": GAUGE, "sql": SQL},
+        {**LOWER, "sql": SQL},
+        "exactly one of prometheus and sql",
+    ),
+    metric_case(
+        {"type": "Metric", "sql": SQL}, {**LOWER, "sql": SQL}, "direction must be set", ".direction"
+    ),
+    metric_case(
+        {**LOWER, "sql": SQL, "compare": "Limit", "max": -2.5},
+        {"type": "Metric", "sql": SQL, "compare": "Limit", "max": -2.5},
+        "must not with compare: Limit",
+        ".direction",
+    ),
+    metric_case(
+        {**LOWER, "sql": SQL, "max": 3},
+        {**LOWER, "sql": SQL, "margin": 3},
+        "min and max must not be set for a comparison",
+    ),
+    metric_case(
+        {"type": "Metric", "sql": SQL, "compare": "Limit"},
+        {"type": "Metric", "sql": SQL, "compare": "Limit", "min": 3},
+        "exactly one of min and max",
+    ),
+    metric_case(
+        {"type": "Threshold", "prometheus": GAUGE, "min": 1, "max": 2},
+        {"type": "Threshold", "prometheus": GAUGE, "max": 2},
+        "exactly one of min and max",
+    ),
+    metric_case(
+        {"type": "Threshold", "prometheus": GAUGE, "max": 2, "margin": 1.5},
+        {"type": "Threshold", "prometheus": GAUGE, "max": 2, "minSample": 50},
+        "margin must not be set for Threshold",
+        ".margin",
+    ),
+    metric_case(
+        {"type": "Threshold", "max": 2},
+        {"type": "Threshold", "value": "LatencyP99", "max": 2},
+        "exactly one of value and prometheus",
+    ),
+    metric_case(
+        {"type": "Threshold", "value": "LatencyP99", "max": 250},
+        {"type": "Threshold", "value": "LatencyP99", "max": 0.25},
+        "write 0.25 for 250 ms",
+        ".max",
+    ),
+    metric_case(
+        {"type": "Threshold", "value": "ErrorRate", "max": 2},
+        {"type": "Threshold", "value": "ErrorRate", "max": 0.02},
+        "write 0.05 for 5 %",
+        ".max",
+    ),
+    metric_case(
+        {"type": "Threshold", "value": "ErrorRate", "min": 0.1},
+        {"type": "Threshold", "prometheus": GAUGE, "min": 0.1},
+        "min must not be set here",
+        ".min",
+    ),
+    metric_case(
+        {"type": "PredictionShift", "max": 11},
+        {"type": "PredictionShift", "max": 10},
+        "between 0 and 10",
+        ".max",
+    ),
+    metric_case(
+        {"type": "Latency", "mode": "DryRun"},
+        {"type": "Metric", "compare": "Limit", "max": 1, "sql": SQL, "mode": "DryRun"},
+        "prometheus, minSample, mode, onNoData, onProviderError must not be set",
+    ),
+    metric_case(
+        {"type": "Threshold", "value": "ErrorRate", "max": 0.1, "compare": "Limit"},
+        {"type": "Threshold", "value": "ErrorRate", "max": 0.1, "onNoData": "Ignore"},
+        "sql, compare, direction must not be set",
+    ),
+    metric_case(
+        {**LOWER, "sql": SQL, "value": "ErrorRate"},
+        {**LOWER, "sql": SQL, "onProviderError": "Ignore"},
+        "value must not be set for this type",
+    ),
+    source_case({**GAUGE, **COUNTED}, GAUGE, "either query, or events and total", ""),
+    source_case(
+        {"url": "http://p", "events": REFUNDS}, COUNTED, "either query, or events and total", ""
+    ),
+    source_case({**GAUGE, "query": "up"}, GAUGE, "must select one arm with {{revision}}", ".query"),
+    source_case(
+        {**GAUGE, "query": "x{r='{{revision}}',p='{{pod}}'}"},
+        {**GAUGE, "query": "x{r='{{revision}}',n='{{namespace}}',d='{{name}}'}[{{interval}}]"},
+        "placeholders must be",
+        ".query",
+    ),
+    source_case(
+        {**COUNTED, "events": "up"}, COUNTED, "must select one arm with {{revision}}", ".events"
+    ),
+    source_case(
+        {**COUNTED, "total": REFUNDS.replace("{{interval}}", "5m")},
+        {**COUNTED, "total": REFUNDS},
+        "must count over [{{interval}}]",
+        ".total",
+    ),
+    source_case(
+        {**COUNTED, "events": REFUNDS.replace("{{revision}}", "{{revision}}{{x}}")},
+        COUNTED,
+        "placeholders must be",
+        ".events",
+    ),
+    source_case(
+        {**GAUGE, "url": "http://me:pw@p:9090"},
+        {**GAUGE, "url": "https://p.example/prefix/", "tenant": "a|b"},
+        "should match",
+        ".url",
+    ),
+    source_case(
+        {**GAUGE, "tokenSecretRef": {"name": "mine", "key": "token"}},
+        {**GAUGE, "tokenSecretRef": {"name": "sluice-metrics", "key": "token"}},
+        "supported values",
+        ".tokenSecretRef.name",
+    ),
+    source_case(
+        {**SQL, "query": "SELECT 1"}, SQL, "must use :start and :end", ".query", kind="sql"
+    ),
+    source_case(
+        {**SQL, "delay": "25h"}, {**SQL, "delay": "24h"}, "between 0s and 24h", ".delay", kind="sql"
+    ),
+]
+
 WHOLE = [
     Case("metadata.name", "a" * 41, "a" * 40, "at most 40 characters", "<nil>"),
     Case("metadata.name", "1iris", "iris1", "must start with a letter", "<nil>"),
@@ -606,7 +757,7 @@ RECORDS = [
 ]
 
 CASES = [
-    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *JUDGING, *WHOLE, *TRUST, *RECORDS,
+    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *JUDGING, *METRICS, *WHOLE, *TRUST, *RECORDS,
 ]  # fmt: skip
 
 

@@ -157,6 +157,7 @@ MAY = [
     ("patch", "pods/status"),
     ("get", "pods/log"),
     ("get", "secrets:sluice-router-tls"),
+    ("get", "secrets:sluice-metrics"),
     ("get", "secrets:sluice-operator-ca"),
     ("patch", "leases:sluice-operator"),
     ("watch", "trustpolicies"),

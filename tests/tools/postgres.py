@@ -54,6 +54,8 @@ def postgres_server() -> Iterator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="sluice-pg-", dir="/tmp") as name:
         directory = Path(name)
         who = _account(directory)
+        # Whoever is root only inside a namespace reaches the socket too; a password is asked for.
+        directory.chmod(0o711)
         programs = _programs(directory)
         password = secrets.token_hex(16)
         _init(programs, directory, password, who)

@@ -195,7 +195,11 @@ def test_no_role_has_a_wildcard_or_a_dangerous_verb(default: list[Any], full: li
 def test_secrets_are_read_by_fixed_name_only(default: list[Any]) -> None:
     about = [r for r in rules(default) if "secrets" in r["resources"]]
     named = {n: r["verbs"] for r in about for n in r.get("resourceNames", [])}
-    assert named == {"sluice-router-tls": ["get", "patch"], "sluice-operator-ca": ["get", "patch"]}
+    assert named == {
+        "sluice-router-tls": ["get", "patch"],
+        "sluice-metrics": ["get"],
+        "sluice-operator-ca": ["get", "patch"],
+    }
     assert {v for r in about if "resourceNames" not in r for v in r["verbs"]} == {"create"}
 
 

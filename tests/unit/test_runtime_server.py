@@ -432,14 +432,13 @@ def test_a_full_queue_sheds_with_retry_after_while_health_stays_live(slow: Built
     with serving(slow.path, "--allow-code", "--max-in-flight", "2", "--timeout", "20s") as running:
         held = [connect(running) for _ in range(2)]
         for sock in held:
-            sock.sendall(post_bytes({"x": 600}, close=True))
+            sock.sendall(post_bytes({"x": 1500}, close=True))
         until(lambda: running.counters()["inFlight"] == 2, "two in flight")
-        began = time.monotonic()
         status, headers, answer = running.request("POST", "/predict", b'{"x": 1}')
         assert (status, headers["retry-after"]) == (503, "1")
         assert answer["error"]["code"] == "Overloaded"
         assert running.request("GET", "/livez")[0] == 200
-        assert time.monotonic() - began < 0.5
+        assert running.counters()["inFlight"] > 0, "neither waited for the model"
         assert [statuses(read_all(sock)) for sock in held] == [[200], [200]]
         counters = running.counters()
         assert (counters["shed"], counters["ok"], counters["requests"]) == (1, 2, 3)
@@ -448,9 +447,9 @@ def test_a_full_queue_sheds_with_retry_after_while_health_stays_live(slow: Built
 def test_a_deadline_gives_504_and_the_queue_goes_on(slow: Built) -> None:
     with serving(slow.path, "--allow-code", "--timeout", "200ms") as running:
         began = time.monotonic()
-        status, answer = running.post("/predict", {"x": 1100})
+        status, answer = running.post("/predict", {"x": 3000})
         assert (status, answer["error"]["code"]) == (504, "Timeout")
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 2.5
         until(lambda: running.post("/predict", {"x": 1})[0] == 200, "the model answers again")
         counters = running.counters()
         assert counters["timeouts"] >= 1

@@ -36,7 +36,7 @@ from sluice.rollout.model import (
     Trouble,
 )
 from sluice.rollout.states import prove
-from sluice.stats.look import ArmLook, Cell, Look
+from sluice.stats.look import ArmLook, Cell, Look, MetricLook
 from sluice.stats.units import Pairs
 
 BASE = {
@@ -137,6 +137,8 @@ class SimWorld:
     gate_report: GatesView | None = None
     troubles: dict[str, Trouble] = field(default_factory=dict)
     stopped_traffic: bool = False
+    sources: dict[str, Callable[[], MetricLook]] = field(default_factory=dict)
+    """What the source of a metric check gives at a look."""
     slow_jobs: bool = False
     version: int = 0
     copied_roles: Roles = field(default_factory=Roles)
@@ -290,6 +292,7 @@ class SimWorld:
             weight=found.weight,
             stable=self._arm(found.stable, int(total * (1 - share))),
             candidate=self._arm(found.candidate, int(total * share)),
+            metrics={name: source() for name, source in self.sources.items()},
         )
         after = absorbed(self.progress, found.plan, look).model_copy(update={"look_at": self.now})
         return self._units(after, found, look)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 GROUP = "sluice.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -33,6 +35,10 @@ HEADER_REVISION = "X-Sluice-Revision"
 HEADER_BUCKET = "X-Sluice-Bucket"
 HEADER_UNIT = "X-Sluice-Unit"
 """``EXPERIMENT:HASH`` of the unit, while an experiment runs."""
+
+METRICS_SECRET: Final = "sluice-metrics"  # noqa: S105  a name, no secret
+"""The one Secret of a user's namespace that the operator itself may read: what metric sources ask
+for.  Its name is fixed, so that the right to read it can be given by name."""
 
 MAX_NAME = 40
 

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from sluice.api.base import Block, Digest, ObjectName, Quantity, Uri
 from sluice.api.cel import ATOMIC, FROZEN, count, keyed, must, rules, within
+from sluice.api.checks import Check
 from sluice.api.duration import Duration
 from sluice.api.experiment import Experiment
 
@@ -560,70 +561,6 @@ class Rollout(Block):
     )
     history: int = Field(
         default=5, ge=1, le=50, description="Passed revisions to remember as rollback targets."
-    )
-
-
-_RATES = "['ErrorRate', 'ClientErrorRate']"
-
-
-class Check(Block):
-    """A question asked of live traffic again and again."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            must(
-                "!has(self.margin) || self.type != 'PredictionShift'",
-                "margin must not be set for PredictionShift, which compares with the revision's "
-                "own profile; use max, for example max: 0.25",
-                field=".margin",
-                reason="FieldValueForbidden",
-            ),
-            must(
-                "!has(self.max) || self.type != 'Latency'",
-                "max must not be set for Latency, which is relative to stable; use margin, "
-                "for example margin: 1.1, or the gate validation.latency.p99",
-                field=".max",
-                reason="FieldValueForbidden",
-            ),
-            must(
-                f"!has(self.max) || !(self.type in {_RATES}) || self.max <= 1.0",
-                "max must be a share between 0 and 1 for ErrorRate and ClientErrorRate: "
-                "write 0.05 for 5 %",
-                field=".max",
-            ),
-            must(
-                "!has(self.onFail) || self.type != 'PredictionShift' || self.onFail == 'Hold'",
-                "onFail must be Hold for PredictionShift: other scores are not yet wrong scores, "
-                "so a person decides; write onFail: Hold or leave it out",
-                field=".onFail",
-            ),
-        )
-    )
-
-    name: ObjectName = Field(description="Name in status, events and metrics.")
-    type: Literal["ErrorRate", "ClientErrorRate", "Latency", "PredictionShift"] = Field(
-        description="ErrorRate: the model's own failures. ClientErrorRate: 4xx answers. "
-        "Latency: p50, p90 and p99 against stable's. "
-        "PredictionShift: live scores against the revision's own reference profile."
-    )
-    margin: float | None = Field(
-        default=None,
-        ge=1,
-        le=10,
-        description="How many times worse than stable is still tolerated: odds for rates "
-        "(default 1.2), time for Latency (default 1.1).",
-    )
-    max: float | None = Field(
-        default=None,
-        ge=0,
-        le=10,
-        description="Hard limit, enforced only while stable is below it: a rate (0 to 1) for "
-        "ErrorRate and ClientErrorRate, PSI for PredictionShift (default 0.25).",
-    )
-    on_fail: Literal["Rollback", "Hold"] | None = Field(
-        default=None,
-        description="Rollback takes the candidate back (default); Hold keeps the weight and waits "
-        "for a person (always so for PredictionShift).",
     )
 
 

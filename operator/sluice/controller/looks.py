@@ -1,4 +1,5 @@
-"""Taking looks: reading counters of routers and pods, once an interval, into the statistics.
+"""Taking looks: reading counters of routers and pods, and the sources of metric checks, once an
+interval, into the statistics.
 
 Called by reconcile.  What it returns is not committed yet; apply commits it together with what was
 decided from it, so that a crash neither loses nor repeats a look.
@@ -6,6 +7,7 @@ decided from it, so that a crash neither loses nor repeats a look.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -13,11 +15,14 @@ import aiohttp
 from sluice.api.duration import seconds
 from sluice.api.meta import PORT_ADMIN
 from sluice.controller.experiments import Experiments, UnitsLog
+from sluice.controller.metrics_read import MetricReader, begin
 from sluice.controller.observe import World
 from sluice.controller.route import Router
 from sluice.errors import SluiceError
 from sluice.evidence.counters import ServingPod, read_counters
+from sluice.evidence.metric import Pair, Subject
 from sluice.evidence.snapshot import Arm, Reading, build_look
+from sluice.kube.client import KubeClient
 from sluice.rollout.looking import Arms, absorbed, arms, due
 from sluice.rollout.model import Progress, RouterView
 from sluice.stats.look import Look
@@ -43,7 +48,8 @@ class Looked:
 class Looker:
     """Takes looks; keeps nothing between them but connections and copies of what is written."""
 
-    def __init__(self, experiments: Experiments) -> None:
+    def __init__(self, client: KubeClient, experiments: Experiments) -> None:
+        self._metrics = MetricReader(client)
         self._experiments = experiments
         self._session: aiohttp.ClientSession | None = None
 
@@ -67,11 +73,17 @@ class Looker:
         stable, candidate = slots.slot_of(found.stable), slots.slot_of(found.candidate)
         assert stable is not None
         assert candidate is not None
+        owner = world.owner
+        subject = Subject(owner.namespace, owner.name, Pair(found.stable, found.candidate))
+        counters, read = await asyncio.gather(
+            read_counters(self._http(), _pods(world, found)),
+            self._metrics.read(found.plan, subject, progress.metrics, now),
+        )
         try:
             reading = build_look(
                 progress.snapshot or None,
                 router.observation,
-                await read_counters(self._http(), _pods(world, found)),
+                counters,
                 stable=Arm(stable, found.stable),
                 candidate=Arm(candidate, found.candidate),
                 weights=router.weights(world.roles),
@@ -90,14 +102,17 @@ class Looker:
             return failed, None
         progress = progress.model_copy(update={"look_at": now, "snapshot": reading.snapshot})
         if reading.look is None:
-            return progress, None
-        look = replace(reading.look, seconds=min(reading.look.seconds, LONGEST * interval))
+            # What sources counted until now belongs to other weights.
+            return progress.model_copy(update={"metrics": begin(found.plan, now)}), None
+        seconds_seen = min(reading.look.seconds, LONGEST * interval)
+        look = replace(reading.look, seconds=seconds_seen, metrics=read.looks)
         said = _said(reading)
         progress = progress.model_copy(
             update={
                 "empty_looks": progress.empty_looks + 1 if said else 0,
                 "analysis_error": said[:512],
                 "partial": bool(reading.message),
+                "metrics": read.states,
             }
         )
         return await self._experiment(world, absorbed(progress, found.plan, look), found, look, now)
@@ -123,7 +138,8 @@ class Looker:
         return self._session
 
     async def close(self) -> None:
-        """Closes the connections to pods."""
+        """Closes the connections to pods and sources."""
+        await self._metrics.close()
         if self._session is not None:
             await self._session.close()
             self._session = None

@@ -71,7 +71,7 @@ class Reconciler:
         namespace = settings.lease_namespace or client.connection.namespace
         self._access = RouterAccess(client, namespace)
         self._experiments = Experiments(client)
-        self._looker = Looker(self._experiments)
+        self._looker = Looker(client, self._experiments)
         self._conflicts: dict[Key, tuple[str, ...]] = {}
         self._unrecorded: dict[Key, Unrecorded] = {}
         self._renewed: OrderedDict[tuple[str, float], None] = OrderedDict()

@@ -212,8 +212,17 @@ class LeaseElector:
             return
         try:
             async with asyncio.timeout(self._times.retry * 2):
-                await self._patch("", 1.0)
+                await self._release()
         except (KubeError, TimeoutError) as error:
             log.debug("The lease %s was not released: %s", self._name, error)
         else:
             log.info("The lease %s is released.", self._name)
+
+    async def _release(self) -> None:
+        try:
+            await self._patch("", 1.0)
+        except ConflictError:
+            # A renewal that was under way when we were told to stop has been stored after all.
+            self._note(await self._client.get("Lease", self._namespace, self._name))
+            if self.holder == self.identity:
+                await self._patch("", 1.0)

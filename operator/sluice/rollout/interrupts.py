@@ -32,7 +32,7 @@ def guardrail(draft: Draft) -> None:
         check=alarm.name,
         reason="GuardrailFailed",
         message=alarm.message[:512],
-        scope="Revision" if alarm.type == "Latency" else "Package",
+        scope=alarm.scope,
         detected=draft.i.now,
     )
     suspected = _environment_suspected(draft, alarm)

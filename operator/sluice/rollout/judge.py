@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sluice.rollout import judge_guardrails as guardrails
+from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_promotion as promotion
 from sluice.rollout import judge_words as words
 from sluice.rollout.judge_guardrails import EVENT, Finding
+from sluice.rollout.judge_metrics import Silence
 from sluice.rollout.judge_promotion import Needs
-from sluice.rollout.plan import Plan
+from sluice.rollout.plan import CheckPlan, Plan
 from sluice.stats import combine, counts, dispersion, outage, watch
 from sluice.stats.look import ArmLook, Look
 
@@ -28,7 +30,7 @@ State = dict[str, Any]
 Phase = Literal["canary", "watch"]
 Word = Literal["Pass", "Fail", "Inconclusive", "NoData"]
 
-VERSION = 1
+VERSION = 2
 NON_FINITE = 3
 """Non-finite scores of the candidate that are a hard fail while stable has none."""
 
@@ -44,7 +46,8 @@ class CheckResult:
     """One check: both values, the effect with its confidence sequence, and the evidence.
 
     Rates are shares; latency is in seconds, at the quantile with most evidence; a prediction
-    shift is a PSI.  The effect of a rate is an odds ratio, of latency a ratio of times.
+    shift is a PSI; a metric is in its own unit.  The effect of a rate is an odds ratio, of latency
+    and of a value a look a ratio, of means a difference.  ``scope`` is what a failure condemns.
     """
 
     name: str
@@ -60,6 +63,7 @@ class CheckResult:
     margin: float | None = None
     log10_evidence: float | None = None
     message: str = ""
+    scope: Literal["Package", "Revision"] = "Package"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Judgement:
     there yet and ``eta_seconds`` how long that takes an equal candidate at the present traffic
     (None: for ever, no traffic).  ``excess_bound``: the candidate is not worse by more than this
     many errors per request.  ``detectable``: the odds ratio of errors that would have been found.
+    ``silent`` are checks whose source gave nothing at the last look.
     """
 
     checks: list[CheckResult] = field(default_factory=list)
@@ -84,6 +89,7 @@ class Judgement:
     candidate_n: int = 0
     excess_bound: float | None = None
     detectable: float | None = None
+    silent: list[Silence] = field(default_factory=list)
 
 
 def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> State:
@@ -200,7 +206,13 @@ def judge(plan: Plan, state: State) -> Judgement:
         candidate_n=_shown(state)["candidate"][0],
         excess_bound=needs.bounds.get("ErrorRate") if needs is not None else None,
         detectable=_detectable(state, findings, log_need),
+        silent=_silent(plan, state),
     )
+
+
+def _silent(plan: Plan, state: State) -> list[Silence]:
+    rows = [(c, state["checks"][c.name]) for c in plan.checks if metrics.judges(c)]
+    return [quiet for c, process in rows if (quiet := metrics.silence(c, process)) is not None]
 
 
 def failing_now(state: State) -> float:
@@ -214,7 +226,9 @@ def failing_now(state: State) -> float:
 def _alpha(plan: Plan, state: State) -> tuple[float, int]:
     """What the e-values may spend of this phase's alpha, and how many limits share the rest."""
     alpha = plan.alpha_canary if state["phase"] == "canary" else plan.alpha_watch
-    limits = sum(1 for c in plan.checks if c.limit is not None and c.type in EVENT)
+    limits = sum(
+        1 for c in plan.checks if c.limit is not None and (c.type in EVENT or metrics.judges(c))
+    )
     return (alpha * (1.0 - guardrails.LIMIT_LEVEL) if limits else alpha), limits
 
 
@@ -288,7 +302,15 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
     check, shown = finding.check, _shown(state)
     stable_n, candidate_n = shown["stable"][0], shown["candidate"][0]
     effect = low = high = None
-    if finding.shifted is not None:
+    verdict: Word | None = None
+    if metrics.judges(check):
+        process = state["checks"][check.name]
+        read = metrics.numbers(check, process, finding.phi)
+        stable_n, stable_value = read.stable_n, read.stable
+        candidate_n, candidate_value = read.candidate_n, read.candidate
+        effect, low, high = read.effect, read.low, read.high
+        verdict = "NoData" if process["silent"] else None
+    elif finding.shifted is not None:
         stable_n, candidate_n = finding.shifted.stable.n, finding.shifted.candidate.n
         stable_value, candidate_value = finding.shifted.stable.psi, finding.shifted.candidate.psi
         effect, low = candidate_value, finding.shifted.candidate.low
@@ -306,7 +328,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
     return CheckResult(
         name=check.name,
         type=check.type,
-        verdict=_verdict(check.type, min(stable_n, candidate_n), needs),
+        verdict=verdict or _verdict(check, min(stable_n, candidate_n), needs),
         stable_n=stable_n,
         stable_value=stable_value,
         candidate_n=candidate_n,
@@ -314,17 +336,20 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         effect=effect,
         low=low,
         high=high,
-        margin=check.limit if finding.shifted is not None else check.margin,
+        margin=check.margin if finding.e_valued else check.limit,
         log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
         message=guardrails.sentence(finding, state, shown, log_need),
+        scope="Revision" if check.on_latency else "Package",
     )
 
 
-def _verdict(kind: str, smaller_n: int, needs: Needs | None) -> Word:
+def _verdict(check: CheckPlan, smaller_n: int, needs: Needs | None) -> Word:
     """Pass in the canary means: this step's risk is excluded; in the watch: no alarm on data."""
     if smaller_n == 0:
         return "NoData"
-    return "Inconclusive" if needs is not None and kind in needs.lacking else "Pass"
+    if needs is None:
+        return "Pass"
+    return "Inconclusive" if {check.type, check.name} & needs.lacking else "Pass"
 
 
 def _detectable(state: State, findings: list[Finding], log_need: float) -> float | None:

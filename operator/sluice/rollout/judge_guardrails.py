@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import CheckPlan
 from sluice.stats import combine, counts, dispersion, hard_limit, latency, shift
@@ -48,7 +49,9 @@ class Finding:
 
     @property
     def e_valued(self) -> bool:
-        """Whether its evidence is an e-value (a shift's is not)."""
+        """Whether its evidence is an e-value (a shift's and a plain limit's are not)."""
+        if metrics.judges(self.check):
+            return self.check.limit is None
         return self.check.type != "PredictionShift"
 
 
@@ -58,6 +61,8 @@ def new(check: CheckPlan, starts: int) -> State:
         return latency.new(starts)
     if check.type == "PredictionShift":
         return {"stable": [], "candidate": [], "references": [[], []]}
+    if metrics.judges(check):
+        return metrics.new(starts)
     return counts.new(check.margin, starts)
 
 
@@ -65,6 +70,8 @@ def start(check: CheckPlan, process: State) -> State:
     """Begins one more of the planned starts."""
     if check.type == "Latency":
         return latency.start(process)
+    if metrics.judges(check):
+        return metrics.start(process)
     return process if check.type == "PredictionShift" else counts.start(process)
 
 
@@ -80,6 +87,8 @@ def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look)
             done[check.name] = _absorb_latency(check, processes[check.name], look)
         elif check.type == "PredictionShift":
             done[check.name] = _absorb_scores(processes[check.name], look)
+        elif metrics.judges(check):
+            done[check.name] = metrics.absorb(check, processes[check.name], look)
     return done
 
 
@@ -113,13 +122,18 @@ def counts_of(kind: str, look: Look) -> counts.Counts:
 def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
     """What the check says on everything absorbed so far."""
     process = state["checks"][check.name]
+    if metrics.judges(check):
+        floor = units_floor(state)
+        evidence = metrics.log_e(check, process, floor)
+        over = metrics.over_limit(check, process, limit_alpha(alpha, limits))
+        return Finding(check, evidence, evidence, over_limit=over, phi=floor)
     if check.type == "PredictionShift":
         stable = shift.measure(process["stable"], process["references"][0])
         candidate = shift.measure(process["candidate"], process["references"][1])
         limit = math.inf if check.limit is None else check.limit
         return Finding(check, shifted=shift.judge(stable, candidate, limit))
     if check.type == "Latency":
-        phi = 1.0 if state["buckets"] is None else dispersion.STICKY_FLOOR
+        phi = units_floor(state)
         each = latency.log_e_each(process, phi)
         log_e, worst = combine.log_mean(each), latency.worst(each)
         times = latency.values(process, worst)
@@ -131,9 +145,19 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         counts.log_e(process, phi),
         _without_largest(process, state, place, phi),
         matters=_matters(state, place),
-        over_limit=_over_limit(state, check, place, alpha * LIMIT_LEVEL / max(1, limits)),
+        over_limit=_over_limit(state, check, place, limit_alpha(alpha, limits)),
         phi=phi,
     )
+
+
+def limit_alpha(alpha: float, limits: int) -> float:
+    """What one of so many hard limits may spend."""
+    return alpha * LIMIT_LEVEL / max(1, limits)
+
+
+def units_floor(state: State) -> float:
+    """Dispersion where no unit buckets say more: users with lasting rates, when they stick."""
+    return 1.0 if state["buckets"] is None else dispersion.STICKY_FLOOR
 
 
 def phi_of(state: State, kind: str) -> float:
@@ -194,6 +218,11 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
     stable, candidate = shown["stable"], shown["candidate"]
     if finding.shifted is not None:
         return _shift_sentence(finding.shifted, check)
+    if metrics.judges(check):
+        process = state["checks"][check.name]
+        numbers = metrics.numbers(check, process, finding.phi)
+        over = finding.over_limit
+        return metrics.sentence(check, process, numbers, finding.log_e, log_need, over)
     if check.type == "Latency":
         return _latency_sentence(finding, state, log_need)
     place = EVENT[check.type]

@@ -12,6 +12,7 @@ from typing import Any
 
 from sluice.api.duration import human
 from sluice.rollout import judge_guardrails as guardrails
+from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import Plan, StepPlan
 from sluice.stats import bounded_risk, dispersion, latency
@@ -29,7 +30,8 @@ RISKS = {"ErrorRate": "errors", "ClientErrorRate": "client errors"}
 
 @dataclass(frozen=True)
 class Needs:
-    """What the step still lacks: in words, in seconds at the present traffic, and by check type.
+    """What the step still lacks: in words, in seconds at the present traffic, and by type of check
+    (a metric: by name).
 
     ``bounds`` is what has been excluded so far: worse by this many failures per request.
     """
@@ -104,6 +106,8 @@ def needs(plan: Plan, state: State) -> Needs:
         items += _units(state, n, per_second)
         items += [i for risk in risks for i in _lacking(plan, step, risk, per_second)]
     items += _latency(plan, state, per_second)
+    for check in filter(metrics.judges, plan.checks):
+        items += metrics.lacking(check, state["checks"][check.name], seconds)
     waits = [wait for _, wait, _ in items]
     known = [w for w in waits if w is not None]
     eta = None if len(known) < len(waits) else max(known, default=0.0)

@@ -170,6 +170,8 @@ class Progress(Block):
     resolved: Resolved | None = None
     judge: dict[str, Any] = Field(default_factory=dict)
     snapshot: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """How far the sources of metric checks have been read, by check; begins with the snapshot."""
     looks: int = 0
     look_at: float = 0.0
     empty_looks: int = 0

@@ -10,13 +10,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from sluice.api.checks import Check
 from sluice.api.duration import human, seconds
 from sluice.api.experiment import Experiment
-from sluice.api.modeldeployment import Check, ModelDeploymentSpec, Step, Watch
+from sluice.api.modeldeployment import ModelDeploymentSpec, Step, Watch
 
-VERSION = 2
-CheckType = Literal["ErrorRate", "ClientErrorRate", "Latency", "PredictionShift"]
+VERSION = 3
+CheckType = Literal[
+    "ErrorRate", "ClientErrorRate", "Latency", "PredictionShift", "Metric", "Threshold"
+]
+OwnValue = Literal["ErrorRate", "ClientErrorRate", "LatencyP50", "LatencyP90", "LatencyP99"]
 Action = Literal["Rollback", "Hold", "Show"]
+Silence = Literal["Hold", "Ignore"]
 MetricKind = Literal["Conversion", "Mean", "Ratio"]
 Direction = Literal["Higher", "Lower"]
 DEFAULT_WEIGHTS = (5, 25, 50)
@@ -34,16 +39,50 @@ DEFAULT_NAMES = {
 }
 DEFAULT_MARGINS = {"ErrorRate": 1.2, "ClientErrorRate": 1.2, "Latency": 1.1, "PredictionShift": 1.0}
 DEFAULT_SHIFT = 0.25
+EVENTS_MARGIN = 1.2
+VALUE_MARGIN = 1.1
+MIN_COUNT = 100
+MIN_LOOKS = 20
+"""Looks of a Prometheus query without which its noise is not known."""
+
 PROMOTION_ALPHA = 0.025
 COMPARATOR_WEIGHT = 50
 """The share of a judged step when the spec leaves stable nothing to compare with."""
 
 
 @dataclass(frozen=True)
+class SourcePlan:
+    """Where a metric is read.  Secrets by key of ``sluice-metrics`` only, never their contents.
+
+    Prometheus: ``query``, or ``events`` and ``total``.  Sql: ``query``, its address under
+    ``address_key``, and ``delay``, the seconds that rows take to arrive.
+    """
+
+    kind: Literal["Prometheus", "Sql"]
+    url: str = ""
+    query: str = ""
+    events: str = ""
+    total: str = ""
+    tenant: str = ""
+    token_key: str = ""
+    ca_key: str = ""
+    address_key: str = ""
+    delay: float = 0.0
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the Secret that it needs."""
+        return tuple(key for key in (self.token_key, self.ca_key, self.address_key) if key)
+
+
+@dataclass(frozen=True)
 class CheckPlan:
     """One check with its defaults filled in.
 
-    ``action`` is what a failure does; Show is only evidence for promotion.
+    ``action`` is what a failure does; Show is only evidence for promotion, or a dry run.
+    ``lower`` says that less is better.  ``limit`` of a Metric or a Threshold is the last value that
+    is good.  ``value`` is what a Threshold limits of our own numbers, ``source`` where the numbers
+    of others are read.
     """
 
     name: str
@@ -51,6 +90,17 @@ class CheckPlan:
     margin: float
     limit: float | None
     action: Action
+    lower: bool = True
+    min_sample: int = 0
+    value: OwnValue | None = None
+    source: SourcePlan | None = None
+    on_no_data: Silence = "Hold"
+    on_provider_error: Silence = "Hold"
+
+    @property
+    def on_latency(self) -> bool:
+        """Whether it judges time, which is a revision's and not a package's."""
+        return self.type == "Latency" or (self.value or "").startswith("Latency")
 
 
 @dataclass(frozen=True)
@@ -131,7 +181,7 @@ class Plan:
         return cls(
             **{
                 **data,
-                "checks": tuple(CheckPlan(**c) for c in data["checks"]),
+                "checks": tuple(_check_again(c) for c in data["checks"]),
                 "steps": tuple(StepPlan(**s) for s in data["steps"]),
                 "experiment": data["experiment"] and ExperimentPlan(**data["experiment"]),
             }
@@ -144,6 +194,11 @@ class Plan:
             return cls.from_json(data)
         except (ValueError, TypeError, KeyError):
             return None
+
+
+def _check_again(data: dict[str, Any]) -> CheckPlan:
+    source = data["source"]
+    return CheckPlan(**{**data, "source": None if source is None else SourcePlan(**source)})
 
 
 def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
@@ -176,7 +231,10 @@ def describe(step: StepPlan) -> str:
 def _checks(checks: list[Check] | None) -> tuple[CheckPlan, ...]:
     if checks is None:
         return tuple(_check(DEFAULT_NAMES[kind], kind) for kind in DEFAULT_CHECKS)
-    planned = tuple(_check(c.name, c.type, c) for c in checks)
+    planned = tuple(
+        _external(c) if c.type in ("Metric", "Threshold") else _check(c.name, c.type, c)
+        for c in checks
+    )
     if any(c.type == "ErrorRate" for c in planned):
         return planned
     # Promotion needs a positive verdict on errors, also where nobody asked for a guardrail.
@@ -196,6 +254,53 @@ def _check(name: str, kind: CheckType, check: Check | None = None) -> CheckPlan:
         limit=DEFAULT_SHIFT if shift and limit is None else limit,
         action=on_fail or ("Hold" if shift else "Rollback"),
     )
+
+
+def _external(check: Check) -> CheckPlan:
+    """A Metric or a Threshold: what is measured elsewhere, or limited in plain numbers."""
+    source = _source(check)
+    looks = source is not None and source.kind == "Prometheus" and bool(source.query)
+    limit = check.min if check.min is not None else check.max
+    margin = EVENTS_MARGIN if source is not None and source.events else VALUE_MARGIN
+    least = MIN_LOOKS if looks else MIN_COUNT
+    return CheckPlan(
+        name=check.name,
+        type=check.type,
+        margin=margin if check.margin is None else check.margin,
+        limit=limit,
+        action="Show" if check.mode == "DryRun" else check.on_fail or "Rollback",
+        lower=check.max is not None if limit is not None else check.direction != "Higher",
+        min_sample=max(check.min_sample or least, MIN_LOOKS if looks else 1),
+        value=check.value,
+        source=source,
+        on_no_data=check.on_no_data,
+        on_provider_error=check.on_provider_error,
+    )
+
+
+def _source(check: Check) -> SourcePlan | None:
+    prometheus, sql = check.prometheus, check.sql
+    if prometheus is not None:
+        token, ca = prometheus.token_secret_ref, prometheus.ca_secret_ref
+        return SourcePlan(
+            kind="Prometheus",
+            url=prometheus.url,
+            query=prometheus.query or "",
+            events=prometheus.events or "",
+            total=prometheus.total or "",
+            tenant=prometheus.tenant or "",
+            token_key=token.key if token else "",
+            ca_key=ca.key if ca else "",
+        )
+    if sql is not None:
+        return SourcePlan(
+            kind="Sql",
+            query=sql.query,
+            address_key=sql.secret_ref.key,
+            ca_key=sql.ca_secret_ref.key if sql.ca_secret_ref else "",
+            delay=seconds(sql.delay),
+        )
+    return None
 
 
 def _experiment(experiment: Experiment) -> ExperimentPlan:

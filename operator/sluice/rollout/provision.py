@@ -68,7 +68,7 @@ def provision(draft: Draft) -> None:
     draft.set_rollout(
         event=event, phase=phase, since=draft.i.now, fetched=0.0, step=0, step_observed=0.0
     )
-    draft.set_progress(judge={}, snapshot={})
+    draft.set_progress(judge={}, snapshot={}, metrics={})
     draft.come_back(0.0)
 
 

@@ -271,6 +271,11 @@ def _analysis(draft: Draft) -> Row:
     looks = draft.progress.empty_looks
     if judging and draft.progress.analysis_error and looks >= LOOKS_BEFORE_UNHEALTHY:
         return ("False", "NoData", draft.progress.analysis_error)
+    silent = draft.judgement.silent if judging and draft.judgement else []
+    quiet = [s for s in silent if s.looks >= LOOKS_BEFORE_UNHEALTHY]
+    if quiet:
+        reason = "MetricUnreadable" if any(s.error for s in quiet) else "NoData"
+        return ("False", reason, " ".join(f"{s.check}: {s.said}" for s in quiet))
     return ("True", "Healthy", "")
 
 

@@ -125,7 +125,11 @@ def _inconclusive(draft: Draft, plan: Plan, digest: str) -> None:
     policy = draft.i.spec.rollout.on_inconclusive
     sample = plan.steps[rollout.step].min_requests
     seen = verdict.candidate_n if verdict is not None else 0
-    if seen < sample or draft.progress.empty_looks > 0:
+    silent = [s for s in verdict.silent if s.holds] if verdict is not None else []
+    if silent:
+        said = f"The step reached maxDuration without data of {silent[0].check}; it holds."
+        _wait_for_a_person(draft, f"{said} {silent[0].said}", "Inconclusive", digest)
+    elif seen < sample or draft.progress.empty_looks > 0:
         said = f"The step reached maxDuration with {seen:,} of {sample:,} requests; it holds."
         _wait_for_a_person(draft, said, "Inconclusive", digest)
     elif policy == "Promote":

@@ -52,11 +52,15 @@ def explain(
         missing = [f"{human(observed)} of {human(step.min_duration)} observed"] if left else []
         reason = "; ".join(missing) or "nothing; it goes on at the next decision"
         return f"{where} has passed its checks. Missing: {reason}. {go_on}", left
-    pace = _pace(judgement.eta_seconds)
+    pace = _pace(judgement)
     return _fitted(where, missing, pace, go_on), judgement.eta_seconds
 
 
-def _pace(eta: float | None) -> str:
+def _pace(judgement: Judgement) -> str:
+    eta = judgement.eta_seconds
+    silent = [s.check for s in judgement.silent if s.holds]
+    if silent:
+        return f"It goes on when {silent[0]} is read again."
     if eta is None:
         return "At the present traffic it cannot be told how long: send requests."
     return f"At the present traffic an equal candidate needs about {human(max(1.0, eta))} more."

@@ -35,6 +35,7 @@ def begin(draft: Draft, revision: str, previous: str, plan: Plan, *, event: str 
         ),
         judge=judging.new_state(plan, "watch", planned_looks=looks),
         snapshot={},
+        metrics={},
     )
 
 
@@ -54,7 +55,7 @@ def watch(draft: Draft) -> None:
 def end(draft: Draft, *, event: str) -> None:
     """Gives the previous revision's share to stable; its pods go once routers confirm."""
     draft.set_roles(previous=None, holdback=0)
-    draft.set_progress(event=event, watch=None, judge={}, snapshot={})
+    draft.set_progress(event=event, watch=None, judge={}, snapshot={}, metrics={})
 
 
 def take_back(draft: Draft, failure: Failure, *, event: str, withdrawn: bool = False) -> None:
@@ -73,6 +74,7 @@ def take_back(draft: Draft, failure: Failure, *, event: str, withdrawn: bool = F
         watch=None,
         judge={},
         snapshot={},
+        metrics={},
         outcome=_outcome(draft, revision, withdrawn),
         last_rollback=LastRollback(
             from_=revision,

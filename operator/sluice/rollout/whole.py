@@ -43,6 +43,7 @@ def _readable(draft: Draft) -> None:
     if rollout is not None and rollout.plan and Plan.read(rollout.plan) is None:
         step = min(rollout.step, len(plan.steps) - 1)
         draft.set_rollout(plan=plan.to_json(), step=step)
-        draft.set_progress(judge={}, snapshot={}, experiment=_unplanned(draft.progress.experiment))
+        experiment = _unplanned(draft.progress.experiment)
+        draft.set_progress(judge={}, snapshot={}, metrics={}, experiment=experiment)
     if watching is not None and Plan.read(watching.plan) is None:
         begin(draft, watching.revision, watching.previous, plan)

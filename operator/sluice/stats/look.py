@@ -11,6 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sluice.stats.counts import Counts
+from sluice.stats.means import Moments
+
 LATENCY_BASE = 1e-4
 LATENCY_RATIO = 1.02
 LATENCY_BINS = 700
@@ -80,11 +83,48 @@ class ArmLook:
 
 
 @dataclass(frozen=True)
+class Means:
+    """Moments of both arms in a look."""
+
+    stable: Moments
+    candidate: Moments
+
+
+@dataclass(frozen=True)
+class Values:
+    """One number of each arm in a look."""
+
+    stable: float
+    candidate: float
+
+
+MetricData = Counts | Means | Values
+
+
+@dataclass(frozen=True)
+class MetricLook:
+    """What a metric check's source gave in a look: counts, moments or values of both arms.
+
+    ``problem`` says why nothing was given, or nothing for one arm; ``error`` that the source could
+    not be read, as opposed to having no data.
+    """
+
+    data: MetricData | None = None
+    problem: str = ""
+    error: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data is None and not self.problem:
+            raise ValueError("a metric without data says why")
+
+
+@dataclass(frozen=True)
 class Look:
     """Both arms over the same observed seconds at one weight.
 
     In the canary ``candidate`` is the new revision; in the watch it is the promoted revision and
-    ``stable`` is the previous one on its holdback.
+    ``stable`` is the previous one on its holdback.  ``metrics`` are what sources elsewhere gave, by
+    name of the check; a check that is not there was not asked for in this look.
     """
 
     id: int
@@ -92,6 +132,7 @@ class Look:
     weight: int
     stable: ArmLook
     candidate: ArmLook
+    metrics: Mapping[str, MetricLook] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, int) or self.id < 0:

@@ -38,6 +38,12 @@ FEWEST_UNITS = 2000
 FEWEST_IN_ARM = 50
 """Below either number the sums are not yet normal, and nothing is claimed."""
 
+FEWEST_IN_ONE = 1000
+"""The same for an arm that is compared with a limit and not with the other."""
+
+LIMIT_ALPHA = 0.001
+"""Where the evidence about a limit is strongest: limits share a small part of alpha."""
+
 PLANNED_UNITS = 20_000.0
 """Where the band is tightest, if nothing is planned; half of the most units is a good plan."""
 
@@ -197,6 +203,23 @@ def log_e(state: State, sided: Sided = "two", margin: float = 0.0) -> float:
     shrunk = -0.5 * math.log1p(variance / r)
     if sided == "two":
         return shrunk + 0.5 * z * z
+    return shrunk + math.log(2.0) + _log_half_mixture(z if sided == "higher" else -z)
+
+
+def log_e_beyond(arm: Moments, limit: float, sided: Literal["higher", "lower"]) -> float:
+    """log of the evidence that one arm's mean is above (below) ``limit``.
+
+    The same mixture for one arm's sum of x - limit; 0 while nothing is claimed, which takes
+    FEWEST_IN_ONE units that differ.
+    """
+    if arm.n < FEWEST_IN_ONE or arm.residual <= 0:
+        return 0.0
+    level = 2.0 * LIMIT_ALPHA
+    variance = arm.residual / (arm.n - 1)
+    r = variance * PLANNED_UNITS / (-2.0 * math.log(level) + math.log1p(-2.0 * math.log(level)))
+    total = arm.n * variance
+    z = (arm.total - arm.n * limit) / math.sqrt(total + r)
+    shrunk = -0.5 * math.log1p(total / r)
     return shrunk + math.log(2.0) + _log_half_mixture(z if sided == "higher" else -z)
 
 
