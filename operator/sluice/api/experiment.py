@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from sluice.api.base import Block, ObjectName
-from sluice.api.cel import must, rules, within
+from sluice.api.cel import count, must, rules, within
+from sluice.api.checks import PrometheusSource, SqlSource
 from sluice.api.duration import Duration
 
 MOST_UNITS = 200_000
@@ -49,7 +50,29 @@ class Experiment(Block):
                 "maxDuration (336h by default) must be at least window (24h by default), or no "
                 "unit's window would close in time; for example window: 24h, maxDuration: 336h",
                 field=".maxDuration",
-            )
+            ),
+            must(
+                f"{count('feedback', 'sql', 'prometheus')} == 1",
+                "exactly one of feedback, sql and prometheus must be set, for example "
+                "feedback: {secretRef: {name: feedback}}",
+                reason="FieldValueRequired",
+            ),
+            must(
+                "!has(self.sql) || self.kind != 'Ratio'",
+                "kind must be Conversion or Mean with sql; a Ratio is made of feedback",
+                field=".kind",
+            ),
+            must(
+                "!has(self.prometheus) || self.kind == 'Conversion'",
+                "kind must be Conversion with prometheus, which gives counts and no units",
+                field=".kind",
+            ),
+            must(
+                "!has(self.prometheus) || has(self.prometheus.events)",
+                "prometheus must have events and total here: a value is not a sample of users",
+                field=".prometheus",
+                reason="FieldValueRequired",
+            ),
         )
     )
 
@@ -109,8 +132,19 @@ class Experiment(Block):
             must("self >= 0.001 && self <= 0.2", "must be between 0.001 and 0.2: write 0.05")
         ),
     )
-    feedback: FeedbackSource = Field(
-        description="Outcomes come to /feedback, posted with the unit's header or cookie."
+    feedback: FeedbackSource | None = Field(
+        default=None,
+        description="Outcomes come to /feedback, posted with the unit's header or cookie.",
+    )
+    sql: SqlSource | None = Field(
+        default=None,
+        description="Units and outcomes are counted by your database: n are the units whose window "
+        "closed between :start and :end, each counted once, in the arm that answered it first.",
+    )
+    prometheus: PrometheusSource | None = Field(
+        default=None,
+        description="Counts of events and of what they are a part of. No units: whether users are "
+        "split as planned cannot be checked, and users that return count each time.",
     )
     on_win: Literal["Promote", "Hold"] = Field(
         default="Promote",

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
 from sluice.api.meta import units_name
 from sluice.controller.ensure import NameConflictError
+from sluice.controller.metrics_read import MetricReader
 from sluice.evidence.counters import ServingPod
 from sluice.evidence.journals import Journals, read_journals
+from sluice.evidence.metric import VERSION, Subject
 from sluice.evidence.units_store import CANDIDATE, STABLE, Stratum, UnitsError, UnitStore
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import KubeError, NotFoundError
@@ -28,8 +30,10 @@ from sluice.rollout import judge_experiment as judging
 from sluice.rollout.judge_experiment import ExperimentLook
 from sluice.rollout.looking import Arms
 from sluice.rollout.model import ExperimentProgress
-from sluice.rollout.plan import ExperimentPlan
-from sluice.stats.look import Look
+from sluice.rollout.plan import CheckPlan, ExperimentPlan
+from sluice.stats.counts import Counts
+from sluice.stats.look import Look, Means, MetricLook
+from sluice.stats.units import Pairs
 
 FEWEST_TOGETHER = 50
 """Units that are compared with each other; fewer wait for the next, unless none will come."""
@@ -212,6 +216,52 @@ class Experiments:
                 except NotFoundError:
                     continue
         self.forget((owner.namespace, owner.name))
+
+
+async def counted_elsewhere(
+    reader: MetricReader,
+    subject: Subject,
+    running: ExperimentProgress,
+    found: Arms,
+    look: Look,
+    now: float,
+) -> ExperimentProgress:
+    """The experiment with one more look in it, when a database or Prometheus counts the arms."""
+    asked = found.plan.experiment
+    assert asked is not None
+    assert asked.source is not None
+    name = asked.metric
+    check = CheckPlan(name, "Metric", 1.0, None, "Show", source=asked.source)
+    states = running.source
+    if not states and asked.source.kind == "Sql":
+        # Windows that close earlier are of units that came before the experiment, at other weights.
+        states = {name: {"version": VERSION, "until": running.since + asked.window_seconds}}
+    read = await reader.read(replace(found.plan, checks=(check,)), subject, states, now)
+    update: dict[str, object] = {"source": read.states, "message": ""}
+    if name in read.looks:
+        arms, problem = _arms(asked, read.looks[name])
+        update["message"] = problem[:300]
+        if arms is not None:
+            one = ExperimentLook(look.id, look.seconds, found.weight, (arms[0].n, arms[1].n), *arms)
+            update["judge"] = judging.absorb(asked, running.judge, one)
+    return running.model_copy(update=update)
+
+
+def _arms(asked: ExperimentPlan, look: MetricLook) -> tuple[tuple[Pairs, Pairs] | None, str]:
+    """A source's answer as sums over units, and what is wrong with it."""
+    data = look.data
+    if data is None:
+        return None, look.problem
+    if isinstance(data, Counts) and asked.kind == "Conversion":
+        counted = ((data.stable_n, data.stable_x), (data.candidate_n, data.candidate_x))
+        stable, candidate = (Pairs(n, x, x, 0.0, 0.0, 0.0) for n, x in counted)
+        return (stable, candidate), look.problem
+    if isinstance(data, Means) and asked.kind == "Mean":
+        moments = (data.stable, data.candidate)
+        stable, candidate = (Pairs(m.n, m.total, m.squares, 0.0, 0.0, 0.0) for m in moments)
+        return (stable, candidate), look.problem
+    wanted = "n and events" if asked.kind == "Conversion" else "n, sum and sumsq"
+    return None, f"A {asked.kind} needs a query with the columns {wanted}."
 
 
 def _with(

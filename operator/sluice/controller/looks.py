@@ -14,7 +14,7 @@ import aiohttp
 
 from sluice.api.duration import seconds
 from sluice.api.meta import PORT_ADMIN
-from sluice.controller.experiments import Experiments, UnitsLog
+from sluice.controller.experiments import Experiments, UnitsLog, counted_elsewhere
 from sluice.controller.metrics_read import MetricReader, begin
 from sluice.controller.observe import World
 from sluice.controller.route import Router
@@ -73,11 +73,9 @@ class Looker:
         stable, candidate = slots.slot_of(found.stable), slots.slot_of(found.candidate)
         assert stable is not None
         assert candidate is not None
-        owner = world.owner
-        subject = Subject(owner.namespace, owner.name, Pair(found.stable, found.candidate))
         counters, read = await asyncio.gather(
             read_counters(self._http(), _pods(world, found)),
-            self._metrics.read(found.plan, subject, progress.metrics, now),
+            self._metrics.read(found.plan, _subject(world, found), progress.metrics, now),
         )
         try:
             reading = build_look(
@@ -123,10 +121,13 @@ class Looker:
         """The progress with what units did, when an experiment runs."""
         rollout, running = progress.rollout, progress.experiment
         studied = rollout is not None and rollout.phase == "Experimenting"
-        if running is None or not studied or world.roles.experiment != running.id:
+        if running is None or running.damaged or not studied or found.plan.experiment is None:
             return progress, None
-        if running.damaged or found.plan.experiment is None:
-            return progress, None
+        if found.plan.experiment.source is not None:
+            after = await counted_elsewhere(
+                self._metrics, _subject(world, found), running, found, look, now
+            )
+            return progress.model_copy(update={"experiment": after}), None
         after, units = await self._experiments.look(
             self._http(), world.owner, running, found, _pods(world, found), look, now
         )
@@ -143,6 +144,11 @@ class Looker:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _subject(world: World, found: Arms) -> Subject:
+    owner = world.owner
+    return Subject(owner.namespace, owner.name, Pair(found.stable, found.candidate))
 
 
 def _said(reading: Reading) -> str:

@@ -298,7 +298,7 @@ def shape_of(world: World, dns: str) -> RouterShape:
 def _token(world: World) -> tuple[str, str] | None:
     """The Secret and key that open ``/feedback``."""
     experiment = world.spec.experiment
-    if experiment is None:
+    if experiment is None or experiment.feedback is None:
         return None
     return experiment.feedback.secret_ref.name, experiment.feedback.secret_ref.key
 

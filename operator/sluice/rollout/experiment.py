@@ -86,7 +86,12 @@ def _under_way(draft: Draft, asked: ExperimentPlan) -> bool:
         return False
     if running.judge.get("v") != judge.VERSION:
         return False
-    return roles.experiment == running.id and roles.weight == asked.weight
+    return roles.experiment == _named(asked, running) and roles.weight == asked.weight
+
+
+def _named(asked: ExperimentPlan, running: ExperimentProgress) -> str:
+    """What routers call the experiment when they name units; nothing when others count them."""
+    return running.id if asked.source is None else ""
 
 
 def _begin(draft: Draft, plan: Plan, asked: ExperimentPlan) -> None:
@@ -111,7 +116,7 @@ def _begin(draft: Draft, plan: Plan, asked: ExperimentPlan) -> None:
     )
     running = draft.progress.experiment
     assert running is not None
-    draft.set_roles(weight=asked.weight, experiment=running.id)
+    draft.set_roles(weight=asked.weight, experiment=_named(asked, running))
     draft.set_rollout(step_observed=0.0, fetched=0.0, since=draft.i.now)
     draft.note("ExperimentStarted", f"{asked.metric} is compared at {asked.weight} %.")
     draft.wait(f"Setting the weight to {asked.weight} %.", reason="Held")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import ExperimentPlan
-from sluice.stats import counts, means, sample_ratio
+from sluice.stats import counts, dispersion, means, sample_ratio
 from sluice.stats.means import Moments
 from sluice.stats.units import Pairs, linearised, ratio_of
 
@@ -109,7 +109,7 @@ def absorb(plan: ExperimentPlan, state: State, look: ExperimentLook) -> State:
         "exposed": [a + b for a, b in zip(state["exposed"], look.exposed, strict=True)],
         "crossed": look.crossed,
         "lost": look.lost,
-        "ratio": sample_ratio.absorb(state["ratio"], *look.exposed, look.weight / 100.0),
+        "ratio": _split(plan, state, look),
         "arms": [
             [n + arm.n, y + arm.y, x + arm.x]
             for (n, y, x), arm in zip(state["arms"], (look.stable, look.candidate), strict=True)
@@ -121,6 +121,19 @@ def absorb(plan: ExperimentPlan, state: State, look: ExperimentLook) -> State:
         (after["seconds"] if since is None else since) if distrust(after) else None
     )
     return after if after["verdict"] else {**after, "verdict": _proven(plan, after)}
+
+
+def _split(plan: ExperimentPlan, state: State, look: ExperimentLook) -> State:
+    """The sample ratio with the look's units; of what are no units no ratio is expected."""
+    ratio: State = state["ratio"]
+    if not plan.has_units:
+        return ratio
+    return sample_ratio.absorb(ratio, *look.exposed, look.weight / 100.0)
+
+
+def _phi(plan: ExperimentPlan) -> float:
+    """Over-dispersion: none of units, each once; what returns hangs together."""
+    return 1.0 if plan.has_units else dispersion.STICKY_FLOOR
 
 
 def _compared(plan: ExperimentPlan, state: State, look: ExperimentLook) -> State:
@@ -218,7 +231,7 @@ def _claims(plan: ExperimentPlan, state: State) -> tuple[bool, bool, bool]:
     """Proven better; proven not worse by the margin (if there is one); proven worse by it."""
     up = plan.direction == "Higher"
     if plan.kind == "Conversion":
-        low, high = counts.confidence(state["odds"], plan.alpha)
+        low, high = counts.confidence(state["odds"], plan.alpha, _phi(plan))
         good, bad = (low, high) if up else (_inverse(high), _inverse(low))
         floor = 1.0 - plan.margin
         better = good is not None and good > 1.0
@@ -236,7 +249,7 @@ def _claims(plan: ExperimentPlan, state: State) -> tuple[bool, bool, bool]:
 def _effect(plan: ExperimentPlan, state: State) -> tuple[float | None, float | None, float | None]:
     """Odds ratio, or the lift over stable's mean, with its confidence sequence."""
     if plan.kind == "Conversion":
-        low, high = counts.confidence(state["odds"], plan.alpha)
+        low, high = counts.confidence(state["odds"], plan.alpha, _phi(plan))
         return counts.odds_ratio(state["odds"]), low, high
     difference, base = means.estimate(state["means"]), means.stable_mean(state["means"])
     if difference is None or not base:
@@ -248,7 +261,7 @@ def _effect(plan: ExperimentPlan, state: State) -> tuple[float | None, float | N
 
 def _log_e(plan: ExperimentPlan, state: State) -> float:
     if plan.kind == "Conversion":
-        return counts.log_e_difference(state["odds"])
+        return counts.log_e_difference(state["odds"], _phi(plan))
     return means.log_e(state["means"], "two")
 
 

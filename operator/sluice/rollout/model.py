@@ -107,11 +107,13 @@ class ExperimentProgress(Block):
     The units themselves are in a log of ``log_bytes`` bytes beside it; what is committed here says
     how much of that log counts.  ``cursors`` say up to which record each pod's journal was read,
     ``known`` up to when all journals were, ``closed`` up to when windows have been compared.
+    ``source`` says how far a database or Prometheus was read instead.
     """
 
     id: str
     since: float
     judge: dict[str, Any] = Field(default_factory=dict)
+    source: dict[str, Any] = Field(default_factory=dict)
     cursors: dict[str, dict[str, Any]] = Field(default_factory=dict)
     known: float = 0.0
     closed: float = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sluice.api.checks import Check
+from sluice.api.checks import Check, PrometheusSource, SqlSource
 from sluice.api.duration import human, seconds
 from sluice.api.experiment import Experiment
 from sluice.api.modeldeployment import ModelDeploymentSpec, Step, Watch
@@ -140,6 +140,13 @@ class ExperimentPlan:
     on_win: str
     on_loss: str
     on_inconclusive: str
+    source: SourcePlan | None = None
+    """Where the arms are counted; None: by us, from what pods and /feedback saw."""
+
+    @property
+    def has_units(self) -> bool:
+        """Whether what is counted are units, each once."""
+        return self.source is None or self.source.kind == "Sql"
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ class Plan:
                 **data,
                 "checks": tuple(_check_again(c) for c in data["checks"]),
                 "steps": tuple(StepPlan(**s) for s in data["steps"]),
-                "experiment": data["experiment"] and ExperimentPlan(**data["experiment"]),
+                "experiment": data["experiment"] and _experiment_again(data["experiment"]),
             }
         )
 
@@ -258,7 +265,7 @@ def _check(name: str, kind: CheckType, check: Check | None = None) -> CheckPlan:
 
 def _external(check: Check) -> CheckPlan:
     """A Metric or a Threshold: what is measured elsewhere, or limited in plain numbers."""
-    source = _source(check)
+    source = _source(check.prometheus, check.sql)
     looks = source is not None and source.kind == "Prometheus" and bool(source.query)
     limit = check.min if check.min is not None else check.max
     margin = EVENTS_MARGIN if source is not None and source.events else VALUE_MARGIN
@@ -278,8 +285,7 @@ def _external(check: Check) -> CheckPlan:
     )
 
 
-def _source(check: Check) -> SourcePlan | None:
-    prometheus, sql = check.prometheus, check.sql
+def _source(prometheus: PrometheusSource | None, sql: SqlSource | None) -> SourcePlan | None:
     if prometheus is not None:
         token, ca = prometheus.token_secret_ref, prometheus.ca_secret_ref
         return SourcePlan(
@@ -317,7 +323,13 @@ def _experiment(experiment: Experiment) -> ExperimentPlan:
         on_win=experiment.on_win,
         on_loss=experiment.on_loss,
         on_inconclusive=experiment.on_inconclusive,
+        source=_source(experiment.prometheus, experiment.sql),
     )
+
+
+def _experiment_again(data: dict[str, Any]) -> ExperimentPlan:
+    source = data["source"]
+    return ExperimentPlan(**{**data, "source": source and SourcePlan(**source)})
 
 
 def _steps(steps: list[Step] | None, final: int, most: int | None) -> tuple[StepPlan, ...]:
