@@ -112,6 +112,12 @@ class Experiment(Block):
         description="Observed time after which onInconclusive decides; 1s to 2160h.",
         json_schema_extra=rules(within("1s", "2160h", "336h")),
     )
+    design: Literal["Sequential", "GroupSequential"] = Field(
+        default="Sequential",
+        description="Sequential: judged at every look, ends as early as it can. GroupSequential: "
+        "judged when a fifth, two, three, four and all of maxUnits have closed; finds smaller "
+        "differences with the same units, and stops harm later.",
+    )
     margin: float | None = Field(
         default=None,
         ge=0.001,

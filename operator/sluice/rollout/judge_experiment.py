@@ -1,7 +1,8 @@
 """The judge of an experiment: is the business metric better, not worse, or worse?
 
 A conversion is Engine C two-sided on units; a mean is Engine M; a ratio is Engine M on units
-linearised against stable's own ratio from before the look.  Only units whose windows have closed
+linearised against stable's own ratio from before the look.  A group-sequential design is Engine M
+with Lan-DeMets bounds at declared parts of the most units.  Only units whose windows have closed
 are compared, each stratum with itself.  The sample ratio is tested on the units exposed, and
 nothing is claimed while it is broken.
 
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import ExperimentPlan
-from sluice.stats import counts, dispersion, means, sample_ratio
+from sluice.stats import counts, dispersion, group_sequential, means, sample_ratio
 from sluice.stats.means import Moments
 from sluice.stats.units import Pairs, linearised, ratio_of
 
@@ -33,6 +34,9 @@ ODD_SPLIT = math.log(10.0)
 """Evidence against the split at which claims wait; one experiment in ten gets there by chance."""
 PATIENCE_SECONDS = 86400.0
 """Units that are untrusted for longer will not be trusted again."""
+DECLARED = (0.2, 0.4, 0.6, 0.8, 0.98)
+"""Parts of maxUnits at which a group-sequential design is judged.  Units seen in both arms are left
+out, so not all of them close."""
 NO_PAIRS = Pairs(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -89,10 +93,11 @@ def new_state(plan: ExperimentPlan) -> State:
         "arms": [[0, 0.0, 0.0], [0, 0.0, 0.0]],
         "reference": None,
         "ratio": sample_ratio.new(),
-        "odds": counts.new(1.0, 1) if plan.kind == "Conversion" else None,
+        "odds": counts.new(1.0, 1) if _by_odds(plan) else None,
         "means": None
-        if plan.kind == "Conversion"
+        if _by_odds(plan)
         else means.new(max(1.0, plan.max_units / 2), share, plan.alpha),
+        "declared": [],
         "verdict": None,
         "distrusted": None,
     }
@@ -116,11 +121,39 @@ def absorb(plan: ExperimentPlan, state: State, look: ExperimentLook) -> State:
         ],
     }
     after |= _compared(plan, state, look)
+    after["declared"] = _declared(plan, after)
     since = state["distrusted"]
     after["distrusted"] = (
         (after["seconds"] if since is None else since) if distrust(after) else None
     )
     return after if after["verdict"] else {**after, "verdict": _proven(plan, after)}
+
+
+def _by_odds(plan: ExperimentPlan) -> bool:
+    """Whether Engine C compares, exactly and at every look; else Engine M."""
+    return plan.kind == "Conversion" and plan.design == "Sequential"
+
+
+def _declared(plan: ExperimentPlan, state: State) -> list[list[float]]:
+    """The looks of a group-sequential design: (part of maxUnits, z of better, z of not worse)."""
+    rows: list[list[float]] = state["declared"]
+    if plan.design != "GroupSequential" or not means.decisive(state["means"]):
+        return rows
+    part = sum(row[0] for row in state["arms"]) / plan.max_units
+    last = rows[-1][0] if rows else 0.0
+    if not any(last < mark <= part for mark in DECLARED):
+        return rows
+    sign = 1.0 if plan.direction == "Higher" else -1.0
+    better, floor = (
+        sign * (means.standardised(state["means"], m) or 0.0) for m in (0.0, -sign * plan.margin)
+    )
+    return [*rows, [part, better, floor]]
+
+
+def _bound(plan: ExperimentPlan, state: State) -> float:
+    """The z that the last declared look must reach."""
+    parts = [row[0] for row in state["declared"]]
+    return group_sequential.bounds(parts, plan.alpha, two_sided=True)[-1]
 
 
 def _split(plan: ExperimentPlan, state: State, look: ExperimentLook) -> State:
@@ -138,10 +171,10 @@ def _phi(plan: ExperimentPlan) -> float:
 
 def _compared(plan: ExperimentPlan, state: State, look: ExperimentLook) -> State:
     stable, candidate = look.stable, look.candidate
-    if plan.kind == "Conversion":
+    if _by_odds(plan):
         row = counts.Counts(stable.n, round(stable.y), candidate.n, round(candidate.y))
         return {"odds": counts.absorb(state["odds"], row)}
-    if plan.kind == "Mean":
+    if plan.kind != "Ratio":
         arms = [Moments(arm.n, arm.y, arm.yy) for arm in (stable, candidate)]
         return {"means": means.absorb(state["means"], *arms)}
     reference = state["reference"]
@@ -230,7 +263,12 @@ def _proven(plan: ExperimentPlan, state: State) -> Verdict | None:
 def _claims(plan: ExperimentPlan, state: State) -> tuple[bool, bool, bool]:
     """Proven better; proven not worse by the margin (if there is one); proven worse by it."""
     up = plan.direction == "Higher"
-    if plan.kind == "Conversion":
+    if plan.design == "GroupSequential":
+        if not state["declared"]:
+            return False, False, False
+        bound, (_, above, floor_z) = _bound(plan, state), state["declared"][-1]
+        return above >= bound, plan.margin > 0 and floor_z >= bound, floor_z <= -bound
+    if _by_odds(plan):
         low, high = counts.confidence(state["odds"], plan.alpha, _phi(plan))
         good, bad = (low, high) if up else (_inverse(high), _inverse(low))
         floor = 1.0 - plan.margin
@@ -247,26 +285,35 @@ def _claims(plan: ExperimentPlan, state: State) -> tuple[bool, bool, bool]:
 
 
 def _effect(plan: ExperimentPlan, state: State) -> tuple[float | None, float | None, float | None]:
-    """Odds ratio, or the lift over stable's mean, with its confidence sequence."""
-    if plan.kind == "Conversion":
+    """Odds ratio, or the lift over stable's mean, with its confidence sequence.
+
+    Of a group-sequential design: an interval with the bound of the last declared look.
+    """
+    if _by_odds(plan):
         low, high = counts.confidence(state["odds"], plan.alpha, _phi(plan))
         return counts.odds_ratio(state["odds"]), low, high
     difference, base = means.estimate(state["means"]), means.stable_mean(state["means"])
     if difference is None or not base:
         return None, None, None
     bounds = means.confidence(state["means"], plan.alpha)
+    if plan.design == "GroupSequential":
+        bounds = None, None
+        error = means.standard_error(state["means"])
+        if error is not None and state["declared"]:
+            width = _bound(plan, state) * error
+            bounds = difference - width, difference + width
     low, high = (None if b is None else b / abs(base) for b in bounds)
     return difference / abs(base), low, high
 
 
 def _log_e(plan: ExperimentPlan, state: State) -> float:
-    if plan.kind == "Conversion":
+    if _by_odds(plan):
         return counts.log_e_difference(state["odds"], _phi(plan))
     return means.log_e(state["means"], "two")
 
 
 def _neutral(plan: ExperimentPlan) -> float:
-    return 1.0 if plan.kind == "Conversion" else 0.0
+    return 1.0 if _by_odds(plan) else 0.0
 
 
 def _value(plan: ExperimentPlan, n: int, y: float, x: float) -> float | None:
@@ -291,7 +338,8 @@ def _eta(plan: ExperimentPlan, state: State, evidence: float) -> float | None:
     last = max(0.0, plan.max_units - exposed) * seconds / exposed + plan.window_seconds
     need = math.log(1.0 / plan.alpha)
     # Evidence grows in proportion to units; below this it has not begun to.
-    grows = seconds * (need / evidence - 1.0) if evidence > 0.5 else last
+    early = evidence > 0.5 and plan.design == "Sequential"
+    grows = seconds * (need / evidence - 1.0) if early else last
     return max(0.0, min(last, grows))
 
 
@@ -316,7 +364,7 @@ def _shown(plan: ExperimentPlan, value: float | None) -> str:
 
 
 def _range(plan: ExperimentPlan, low: float | None, high: float | None) -> str:
-    if plan.kind == "Conversion":
+    if _by_odds(plan):
         return words.ratio_range(low, high)
     if low is None or high is None:
         return "lift not known yet"

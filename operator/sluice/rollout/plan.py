@@ -24,6 +24,7 @@ Action = Literal["Rollback", "Hold", "Show"]
 Silence = Literal["Hold", "Ignore"]
 MetricKind = Literal["Conversion", "Mean", "Ratio"]
 Direction = Literal["Higher", "Lower"]
+Design = Literal["Sequential", "GroupSequential"]
 DEFAULT_WEIGHTS = (5, 25, 50)
 DEFAULT_CHECKS: tuple[CheckType, ...] = (
     "ErrorRate",
@@ -140,6 +141,7 @@ class ExperimentPlan:
     on_win: str
     on_loss: str
     on_inconclusive: str
+    design: Design = "Sequential"
     source: SourcePlan | None = None
     """Where the arms are counted; None: by us, from what pods and /feedback saw."""
 
@@ -323,6 +325,7 @@ def _experiment(experiment: Experiment) -> ExperimentPlan:
         on_win=experiment.on_win,
         on_loss=experiment.on_loss,
         on_inconclusive=experiment.on_inconclusive,
+        design=experiment.design,
         source=_source(experiment.prometheus, experiment.sql),
     )
 
