@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -129,6 +130,38 @@ def test_feedback_is_posted_and_the_journal_is_got_on_the_admin_port_only(server
     assert server.request("POST", "/journal", {}, admin=True)[0] == 405
     assert server.request("GET", "/journal?since=-1", admin=True)[0] == 400
     assert server.request("GET", "/journal?since=" + "9" * 19, admin=True)[0] == 400
+
+
+def test_a_process_that_ends_waits_until_its_records_have_been_read(
+    tmp_path: Path,
+) -> None:
+    built = support.build_iris(tmp_path)
+    with serving(built.path, "--revision", "rev1") as going:
+        going.row = built.rows[0]  # type: ignore[attr-defined]
+        predict(going, "end:1")
+        first = read(going, "end")
+        predict(going, "end:2")
+        going.process.send_signal(signal.SIGTERM)
+        going.wait_status("/readyz", 503)
+        time.sleep(3.0)
+        assert going.process.poll() is None
+        assert [e.unit for e in read(going, "end", first.cursors).exposures] == [2]
+        assert going.process.wait(support.DEADLINE) == 0
+
+
+def test_only_what_somebody_reads_is_waited_for() -> None:
+    journal = Journal("boot", lambda: 5.0)
+    assert not journal.awaited
+    journal.exposed(b"e:1")
+    assert not journal.awaited, "nobody has ever asked"
+    journal.page("e", 0)
+    assert not journal.awaited
+    journal.exposed(b"e:2")
+    assert journal.awaited
+    journal.page("e", 0)
+    assert not journal.awaited
+    journal.exposed(b"newer:1")
+    assert not journal.awaited, "nobody asks for an experiment that is over"
 
 
 # Bounds

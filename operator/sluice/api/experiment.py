@@ -59,17 +59,20 @@ class Experiment(Block):
             ),
             must(
                 "!has(self.sql) || self.kind != 'Ratio'",
-                "kind must be Conversion or Mean with sql; a Ratio is made of feedback",
+                "kind must be Conversion or Mean with sql, for example kind: Mean; a Ratio is made "
+                "of feedback",
                 field=".kind",
             ),
             must(
                 "!has(self.prometheus) || self.kind == 'Conversion'",
-                "kind must be Conversion with prometheus, which gives counts and no units",
+                "kind must be Conversion with prometheus, which gives counts and no units; write "
+                "kind: Conversion",
                 field=".kind",
             ),
             must(
                 "!has(self.prometheus) || has(self.prometheus.events)",
-                "prometheus must have events and total here: a value is not a sample of users",
+                "prometheus must have events and total here, not query: a value is not a sample of "
+                "users; for example events: sum(increase(...[{{interval}}]))",
                 field=".prometheus",
                 reason="FieldValueRequired",
             ),

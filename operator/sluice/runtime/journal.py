@@ -39,6 +39,8 @@ class _Log:
     first: int = 1
     units: set[int] = field(default_factory=set)
     dropped: int = 0
+    sent: int | None = None
+    """The last record that a reader got; None before anybody has asked."""
 
     def append(self, record: bytes, most: int) -> None:
         if len(self.records) >= most * RECORD.size:
@@ -96,12 +98,19 @@ class Journal:
         self._log(experiment).append(record, self._most_records)
         return True
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody reads the newest experiment and has not got all of it yet."""
+        log = next(reversed(self._logs.values()), None)
+        return log is not None and log.sent is not None and log.sent < log.last
+
     def page(self, experiment: str, since: int) -> dict[str, Any]:
         """Records after number ``since``, at most PAGE of them, as ``/journal`` shows them."""
         log = self._logs.get(experiment) or _Log()
         start = max(since + 1, log.first)
         offset = (start - log.first) * RECORD.size
         packed = bytes(log.records[offset : offset + PAGE * RECORD.size])
+        log.sent = max(log.sent or 0, start - 1 + len(packed) // RECORD.size)
         return {
             "schema": 1,
             "boot": self.boot,
