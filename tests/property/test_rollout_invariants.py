@@ -6,6 +6,8 @@ world itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -25,6 +27,16 @@ ADMIT_D = TrustPolicySpec.model_validate(
 )
 WAYS_OUT = ("kubectl annotate", "TrustPolicy: namespaces")
 MAX_STATUS = 32 * 1024
+
+
+def _studied(ends: str) -> dict[str, Any]:
+    """Blocks of a spec with an experiment that ends this way when it is not decided."""
+    study = {"metric": "sales", "kind": "Conversion", "window": "1s", "maxDuration": "20s"}
+    token = {"secretRef": {"name": "token"}}
+    return {
+        "traffic": {"unit": {"header": "X-User-Id"}},
+        "experiment": {**study, "feedback": token, "onInconclusive": ends},
+    }
 
 
 class Rollouts(RuleBasedStateMachine):
@@ -53,6 +65,7 @@ class Rollouts(RuleBasedStateMachine):
         strategy=st.sampled_from(["Canary", "Canary", "Canary", "GatesOnly"]),
         holdback=st.sampled_from([10, 10, 0]),
         start=st.sampled_from(["Idle", "Stepping", "Stepping", "Promoting", "Watching", "Next"]),
+        ends=st.sampled_from([None, None, "Hold", "Promote", "Rollback"]),
     )
     def models(
         self,
@@ -62,6 +75,7 @@ class Rollouts(RuleBasedStateMachine):
         strategy: str,
         holdback: int,
         start: str,
+        ends: str | None,
     ) -> None:
         """Which models are bad, how they are rolled out, and where the story begins."""
         self.world.errors = {digest_of(x): 0.3 for x in bad - {"a"}}
@@ -71,6 +85,10 @@ class Rollouts(RuleBasedStateMachine):
         self.world.change(
             rollout={**rollout, "onFail": on_fail, "strategy": strategy, "watch": watch}
         )
+        if ends is not None and strategy == "Canary":
+            self.world.change(**_studied(ends))
+            self.world.conversions = {digest_of("b"): 0.3, digest_of("c"): 0.1}
+            start = "Experimenting" if start == "Promoting" else start
         self.world.classes = {"d": "Code"}
         self.world.run(8)
         if start != "Idle":
@@ -207,6 +225,14 @@ class Rollouts(RuleBasedStateMachine):
         assert self.world.writes == before, self.world.notes[-4:]
 
     # What always holds
+
+    @invariant()
+    def users_are_named_only_for_the_experiment_that_runs(self) -> None:
+        named, progress = self.world.roles.experiment, self.world.progress
+        if named and self.settled:
+            rollout = progress.rollout
+            assert rollout is not None and rollout.phase == "Experimenting"
+            assert progress.experiment is not None and progress.experiment.id == named
 
     @invariant()
     def shares_are_whole(self) -> None:
