@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.worlds.rollout import SimWorld, digest_of, spec_for
+from tests.worlds.sources import REFUNDS, away, empty, fine
 
 from sluice.api.conditions import compute
 from sluice.api.trustpolicy import TrustPolicySpec
@@ -27,6 +28,12 @@ ADMIT_D = TrustPolicySpec.model_validate(
 )
 WAYS_OUT = ("kubectl annotate", "TrustPolicy: namespaces")
 MAX_STATUS = 32 * 1024
+SOURCES = {"away": away, "empty": empty, "fine": fine}
+CHECKS = [
+    {"name": "errors", "type": "ErrorRate"},
+    {"name": "latency", "type": "Latency"},
+    REFUNDS,
+]
 
 
 def _studied(ends: str) -> dict[str, Any]:
@@ -64,6 +71,7 @@ class Rollouts(RuleBasedStateMachine):
         on_fail=st.sampled_from(["Rollback", "Rollback", "Pause"]),
         strategy=st.sampled_from(["Canary", "Canary", "Canary", "GatesOnly"]),
         holdback=st.sampled_from([10, 10, 0]),
+        metric=st.booleans(),
         start=st.sampled_from(["Idle", "Stepping", "Stepping", "Promoting", "Watching", "Next"]),
         ends=st.sampled_from([None, None, "Hold", "Promote", "Rollback"]),
     )
@@ -74,6 +82,7 @@ class Rollouts(RuleBasedStateMachine):
         on_fail: str,
         strategy: str,
         holdback: int,
+        metric: bool,
         start: str,
         ends: str | None,
     ) -> None:
@@ -85,6 +94,9 @@ class Rollouts(RuleBasedStateMachine):
         self.world.change(
             rollout={**rollout, "onFail": on_fail, "strategy": strategy, "watch": watch}
         )
+        self.world.sources = {"refunds": fine}
+        if metric:
+            self.world.change(analysis={**self.world.spec["analysis"], "checks": CHECKS})
         if ends is not None and strategy == "Canary":
             self.world.change(**_studied(ends))
             self.world.conversions = {digest_of("b"): 0.3, digest_of("c"): 0.1}
@@ -206,6 +218,12 @@ class Rollouts(RuleBasedStateMachine):
             said = f"The package is corrupt. Another one: {annotate('iris', 'abort')}"
             world.fetched = ResolveView("Failed", None, "Corrupt", said, retryable=what == "away")
 
+    @rule(what=st.sampled_from(["away", "empty", "fine"]), seconds=st.integers(0, 20))
+    def a_metric_source(self, what: str, seconds: int) -> None:
+        self.world.sources = {"refunds": SOURCES[what]}
+        if seconds:
+            self.time_passes(seconds)
+
     @rule()
     def evidence_is_lost(self) -> None:
         self.world.lose_evidence()
@@ -247,6 +265,11 @@ class Rollouts(RuleBasedStateMachine):
         for gone in self.failed - now:
             assert self.world.revisions[gone].package.digest in self.retried
         self.failed = now
+
+    @invariant()
+    def a_source_that_is_silent_condemns_nobody(self) -> None:
+        """Both arms' refunds are alike whenever they can be read."""
+        assert "refunds" not in {r.verdict.check for r in self.world.revisions.values()}
 
     @invariant()
     def quarantined_gets_nothing(self) -> None:
@@ -307,6 +330,7 @@ class Rollouts(RuleBasedStateMachine):
         world.troubles.clear()
         world.stopped_traffic = world.slow_jobs = False
         world.fetched = None
+        world.sources = {"refunds": fine}
         world.change(replicas=2)
         for router in world.routers:
             router.up = True

@@ -188,6 +188,18 @@ def test_counts_add_up_over_looks_and_the_state_is_json(shop: Any) -> None:
     assert states["c"]["since"] == since and states["c"]["stable"][0] == total
 
 
+def test_the_first_scrapes_are_waited_for_and_then_it_is_silence(shop: Any) -> None:
+    check = counting_check(shop[0].url)
+    check["prometheus"]["total"] = 'increase(gone{revision="{{revision}}"}[{{interval}}])'
+    made, now = plan(check), time.time()
+    states = begin(made, now - 149.0)
+    assert once(made, states=states, now=now) == MetricsRead({}, states)
+    counted = {"c": {**states["c"], "stable": [5, 1]}}
+    assert once(made, states=counted, now=now).looks["c"].problem == "No data for either arm."
+    late = once(made, states=begin(made, now - 151.0), now=now)
+    assert late.looks["c"].problem == "No data for either arm." and not late.looks["c"].error
+
+
 def test_windows_of_sql_touch_and_wait_for_late_rows(database: PostgresServer) -> None:
     api = Api({"dwh": database.url()})
     made, start = plan(sql_check(RATE)), 1_800_000_000.0

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.unit.looks import Behaviour, look, plan_of
 
 from sluice.rollout import judge as judging
 from sluice.rollout.judge import CheckResult, Judgement, State
 from sluice.rollout.plan import Plan
 from sluice.stats.counts import Counts
-from sluice.stats.look import Look, Means, MetricData, MetricLook, Values
+from sluice.stats.look import ArmLook, Look, Means, MetricData, MetricLook, Values
 from sluice.stats.means import Moments
 
 FINE = Behaviour(errors=0.001)
@@ -290,6 +292,8 @@ def test_a_dry_run_takes_nothing_from_the_others() -> None:
         return result(verdict, "errors").message
 
     assert "of 200." in evidence() and "of 200." in evidence(metric(mode="DryRun"))
+    assert "of 200." in evidence(threshold(value="ErrorRate", max=0.5, mode="DryRun"))
+    assert "of 222." in evidence(threshold(value="ErrorRate", max=0.5))
     assert "of 400." in evidence(metric())
 
 
@@ -368,6 +372,52 @@ def test_another_kind_of_data_is_an_error_and_not_mixed_in() -> None:
     assert result(verdict).candidate_n == result(before).candidate_n == 800
     assert verdict.silent[0].error
     assert "gives counts where it gave means" in verdict.silent[0].said
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from(
+    [0.0, 1e-320, 1e-150, 1e99, 1e101, -1e99, 1e308]
+)
+COUNT = st.integers(0, 1 << 53) | st.integers(0, 100)
+COUNTED = st.builds(
+    lambda n, x, m, y: Counts(n, min(n, x), m, min(m, y)), COUNT, COUNT, COUNT, COUNT
+)
+ANY = (
+    COUNTED
+    | st.builds(Values, NUMBERS, NUMBERS)
+    | st.builds(
+        lambda n, m, a, b: Means(Moments(n, a, b), Moments(m, b, a)),
+        *(st.integers(-5, 1 << 60), st.integers(0, 1 << 54), NUMBERS, NUMBERS),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        metric(),
+        metric(direction="Higher", margin=10),
+        metric(compare="Limit", direction=None, max=0.5),
+        metric(prometheus=GAUGE),
+        metric(prometheus=GAUGE, direction="Higher", margin=10),
+        metric(prometheus=GAUGE, compare="Limit", direction=None, max=1e12),
+        metric(prometheus=None, sql=SQL),
+        metric(prometheus=None, sql=SQL, compare="Limit", direction=None, min=-1e12),
+    ],
+    ids=str,
+)
+@settings(max_examples=40, deadline=None)
+@given(data=st.lists(ANY, min_size=1, max_size=6))
+def test_no_number_of_a_source_stops_the_judging(
+    check: dict[str, Any], data: list[MetricData]
+) -> None:
+    plan = planned(check)
+    state = judging.begin_step(plan, judging.new_state(plan, "canary"), 0)
+    for number, one in enumerate([*data, *([data[0]] * 40)]):
+        seen = Look(number, 1.0, 5, ArmLook(n=10), ArmLook(n=10), {"refunds": MetricLook(one)})
+        state = judging.absorb(plan, state, seen)
+    json.dumps(state, allow_nan=False)
+    verdict = judging.judge(plan, state)
+    assert len(result(verdict).message) > 10
 
 
 def test_events_that_come_in_bursts_are_no_evidence() -> None:

@@ -115,9 +115,9 @@ def test_a_metric_of_events_is_planned_with_its_source() -> None:
     assert check.source.keys == ("token", "ca") and check.source.tenant == "team-a"
 
 
-def test_a_metric_of_values_wants_twenty_looks_at_least() -> None:
+def test_a_metric_of_values_wants_thirty_looks_at_least() -> None:
     check = external(type="Metric", direction="Higher", prometheus=GAUGE, minSample=3, margin=2)
-    assert (check.min_sample, check.margin, check.lower) == (20, 2.0, False)
+    assert (check.min_sample, check.margin, check.lower) == (30, 2.0, False)
     more = external(type="Metric", direction="Higher", prometheus=GAUGE, minSample=300)
     assert more.min_sample == 300
 

@@ -5,34 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tests.worlds.rollout import SimWorld
+from tests.worlds.sources import AWAY, REFUNDS, away, bad, fine
 from tests.worlds.stories import rollout, serving, until
-
-from sluice.stats.counts import Counts
-from sluice.stats.look import MetricLook
-
-AWAY = "Prometheus http://p:9090 cannot be reached."
-REFUNDS = {
-    "name": "refunds",
-    "type": "Metric",
-    "direction": "Lower",
-    "prometheus": {
-        "url": "http://p:9090",
-        "events": 'refunds{revision="{{revision}}"}[{{interval}}]',
-        "total": 'orders{revision="{{revision}}"}[{{interval}}]',
-    },
-}
-
-
-def fine() -> MetricLook:
-    return MetricLook(Counts(400, 8, 400, 8))
-
-
-def bad() -> MetricLook:
-    return MetricLook(Counts(400, 8, 400, 60))
-
-
-def away() -> MetricLook:
-    return MetricLook(problem=AWAY, error=True)
 
 
 def canary(*, rollout_block: dict[str, Any] | None = None, **check: Any) -> SimWorld:

@@ -71,12 +71,12 @@ def test_nor_do_values_that_share_a_window_of_time(looks: int) -> None:
 def test_a_shift_is_found_and_later_the_more_correlated_the_noise() -> None:
     rng = np.random.default_rng(7)
     medians = []
-    for correlation in (0.0, 0.5, 0.7):
-        found = [alarm(noise(rng, correlation) + 1.5) for _ in range(40)]
+    for correlation in (0.0, 0.4, 0.6):
+        found = [alarm(noise(rng, correlation) + 2.5) for _ in range(40)]
         assert sum(f is not None for f in found) >= 36
         medians.append(float(np.median([f or LOOKS for f in found])))
     assert medians == sorted(medians)
-    assert medians[0] <= 30
+    assert medians[0] <= 40
 
 
 def test_better_is_no_evidence() -> None:
@@ -84,18 +84,18 @@ def test_better_is_no_evidence() -> None:
 
 
 def test_a_constant_difference_counts_as_noise_of_a_thousandth() -> None:
-    steady = of([0.5] * 20, size=1.0)
+    steady = of([0.5] * 30, size=1.0)
     assert gauge.log_e(steady) > math.log(1000)
-    assert gauge.log_e(of([0.0005] * 20, size=1.0)) < math.log(1000)
+    assert gauge.log_e(of([0.0005] * 30, size=1.0)) < math.log(1000)
     assert gauge.log_e(of([0.0] * 40, size=0.0)) == 0.0
 
 
-@pytest.mark.parametrize("looks", [0, 1, 7, 19])
-def test_nothing_is_said_before_twenty_looks(looks: int) -> None:
+@pytest.mark.parametrize("looks", [0, 1, 7, 29])
+def test_nothing_is_said_before_thirty_looks(looks: int) -> None:
     assert gauge.log_e(of([5.0] * looks)) == 0.0
 
 
-def test_looks_that_say_the_same_again_are_not_twenty() -> None:
+def test_looks_that_say_the_same_again_are_not_thirty() -> None:
     """Each value is repeated ten times: 60 looks are 6."""
     rng = np.random.default_rng(8)
     assert gauge.log_e(of(np.repeat(rng.normal(3.0, 1.0, 6), 10))) == 0.0
@@ -123,7 +123,7 @@ def test_what_is_no_number_is_refused(value: float) -> None:
 def test_large_and_tiny_numbers_are_numbers() -> None:
     rng = np.random.default_rng(10)
     for scale in (1e-90, 1e90):
-        state = of(scale * (1.0 + 0.1 * rng.normal(size=128)), size=scale)
+        state = of(scale * (1.0 + 0.1 * rng.normal(size=256)), size=scale)
         assert math.isfinite(gauge.log_e(state)) and gauge.log_e(state) > 0
 
 

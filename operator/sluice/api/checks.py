@@ -87,9 +87,9 @@ class PrometheusSource(Block):
     )
     query: Gauge | None = Field(
         default=None,
-        description="PromQL that gives one number for the revision named {{revision}}. A value a "
-        "look is judged by its differences from look to look, which takes many looks; counts "
-        "(events and total) need fewer.",
+        description="PromQL that gives one number for the revision named {{revision}}, read once a "
+        "look. Its noise is known only from how it moves, which takes many looks; counts (events "
+        "and total) need fewer.",
     )
     events: RunningTotal | None = Field(
         default=None,
@@ -323,7 +323,7 @@ class Check(Block):
         le=1_000_000_000,
         description="Candidate's sample before a Metric or a Threshold may fail, and that each "
         "step must see before it passes: things counted (default 100), or looks for a Prometheus "
-        "query (default 20, and never fewer).",
+        "query (default 30, and never fewer).",
     )
     mode: Literal["Enforce", "DryRun"] = Field(
         default="Enforce",

@@ -43,6 +43,9 @@ SHORTEST_READ = 0.5
 READ_SHARE = 0.3
 """Part of an interval that sources may take: guardrails on the same look wait for them."""
 
+FIRST_SCRAPES = 150.0
+"""Seconds in which an increase may still lack the two scrapes that it takes: that is no silence."""
+
 SECRET_SECONDS = 30.0
 REMEMBERED_SECRETS = 1000
 
@@ -158,7 +161,9 @@ class MetricReader:
             said = f"Reading failed: {type(error).__name__}."
         return MetricLook(problem=said, error=True), state
 
-    async def _counts(self, source: SourcePlan, ask: _Ask, state: Any) -> tuple[MetricLook, Any]:
+    async def _counts(
+        self, source: SourcePlan, ask: _Ask, state: Any
+    ) -> tuple[MetricLook | None, Any]:
         totals = await prometheus.read_totals(
             self._http(),
             _server(source, ask),
@@ -170,6 +175,9 @@ class MetricReader:
             deadline=ask.deadline,
         )
         counts, after = metric.count(state, totals)
+        nothing = after["stable"] == after["candidate"] == [0, 0]
+        if totals == Pair(None, None) and nothing and ask.now - state["since"] < FIRST_SCRAPES:
+            return None, state
         missing = _missing(totals.stable is None, totals.candidate is None)
         return MetricLook(_look_counts(counts), problem=missing), after
 

@@ -226,9 +226,8 @@ def failing_now(state: State) -> float:
 def _alpha(plan: Plan, state: State) -> tuple[float, int]:
     """What the e-values may spend of this phase's alpha, and how many limits share the rest."""
     alpha = plan.alpha_canary if state["phase"] == "canary" else plan.alpha_watch
-    limits = sum(
-        1 for c in plan.checks if c.limit is not None and (c.type in EVENT or metrics.judges(c))
-    )
+    limited = (c for c in plan.checks if c.limit is not None and c.action != "Show")
+    limits = sum(1 for c in limited if c.type in EVENT or metrics.judges(c))
     return (alpha * (1.0 - guardrails.LIMIT_LEVEL) if limits else alpha), limits
 
 

@@ -25,6 +25,9 @@ Kind = Literal["counts", "means", "values"]
 
 DISPLAY_ALPHA = 0.05
 QUANTILES = {"LatencyP50": 0.5, "LatencyP90": 0.9, "LatencyP99": 0.99}
+CERTAIN = 1e5
+"""Evidence beyond e^100000 is not told apart: sums of it must stay numbers."""
+
 THINGS = {"counts": "counted", "means": "units", "values": "looks"}
 
 
@@ -106,7 +109,12 @@ def absorb(check: CheckPlan, state: State, look: Look) -> State:
         if state["kind"] not in ("", kind):
             said = f"The source gives {kind} where it gave {state['kind']}."
             return _silent(state, MetricLook(problem=said, error=True))
-        after = _absorb_data(check, state, reading.data)
+        try:
+            after = _absorb_data(check, state, reading.data)
+        except ValueError as error:
+            # What somebody else's numbers are must not keep the other checks from being judged.
+            said = f"The source gives numbers that cannot be judged: {error}."
+            return _silent(state, MetricLook(problem=said, error=True))
     if reading.problem:
         return _silent(after, reading)
     return {**after, "silent": 0, "error": False, "said": ""}
@@ -200,6 +208,8 @@ def _others(data: Counts) -> Counts:
 
 
 def _absorb_moments(state: State, data: Means) -> State:
+    data.stable.check("stable")
+    data.candidate.check("candidate")
     arms = [
         [had[0] + arm.n, had[1] + arm.total, had[2] + arm.squares]
         for had, arm in zip(state["arms"], (data.stable, data.candidate), strict=True)
@@ -219,7 +229,7 @@ def _absorb_values(check: CheckPlan, state: State, data: Values) -> State:
         bad = [candidate - check.margin * stable]
     else:
         bad = [stable - check.margin * candidate]
-    size = (abs(stable) + abs(candidate)) / 2.0
+    size = max((abs(stable) + abs(candidate)) / 2.0, abs(check.limit or 0.0))
     process = [gauge.absorb(s, v, size) for s, v in zip(state["process"], bad, strict=True)]
     arms = [state["arms"][0] + stable, state["arms"][1] + candidate]
     return {**state, "arms": arms, "process": process}
@@ -236,6 +246,7 @@ def log_e(check: CheckPlan, state: State, phi_floor: float) -> float:
     if check.limit is not None or not state["kind"]:
         return 0.0
     value = _log_e(check, state, phi_floor)
+    value = min(CERTAIN, value)
     enough = state["n"][1] >= check.min_sample and _relative(state)
     return value if enough else min(0.0, value)
 

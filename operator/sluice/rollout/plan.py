@@ -43,7 +43,7 @@ DEFAULT_SHIFT = 0.25
 EVENTS_MARGIN = 1.2
 VALUE_MARGIN = 1.1
 MIN_COUNT = 100
-MIN_LOOKS = 20
+MIN_LOOKS = 30
 """Looks of a Prometheus query without which its noise is not known."""
 
 PROMOTION_ALPHA = 0.025

@@ -49,7 +49,9 @@ def watch(draft: Draft) -> None:
     comparable = draft.roles.holdback > 0
     if observed >= watching.duration and (seen >= watching.min_requests or not comparable):
         end(draft, event="time and requests suffice")
-        draft.note("WatchPassed", f"Watched for {human(observed)}, {seen} requests.")
+        unread = [s.check for s in draft.judgement.silent] if draft.judgement else []
+        blind = f" Not read at its end: {', '.join(unread)}." if unread else ""
+        draft.note("WatchPassed", f"Watched for {human(observed)}, {seen} requests.{blind}")
 
 
 def end(draft: Draft, *, event: str) -> None:

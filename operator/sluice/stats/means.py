@@ -55,6 +55,9 @@ MOST_UNITS = 10**15
 LARGEST = 1e100
 """Sums beyond this would overflow when squared."""
 
+SMALLEST = 1e-200
+"""Squares below this vanish when multiplied: they are no variance."""
+
 ROUNDING = 8 * sys.float_info.epsilon
 
 
@@ -163,7 +166,7 @@ def stable_mean(state: State) -> float | None:
 def decisive(state: State) -> bool:
     """Whether there are enough units, and enough variance, for any claim at all."""
     enough = sum(state["n"]) >= FEWEST_UNITS and min(state["n"]) >= FEWEST_IN_ARM
-    return enough and sum(state["residual"]) > 0
+    return enough and sum(state["residual"]) > SMALLEST
 
 
 def confidence(state: State, alpha: float) -> tuple[float | None, float | None]:
@@ -212,7 +215,7 @@ def log_e_beyond(arm: Moments, limit: float, sided: Literal["higher", "lower"]) 
     The same mixture for one arm's sum of x - limit; 0 while nothing is claimed, which takes
     FEWEST_IN_ONE units that differ.
     """
-    if arm.n < FEWEST_IN_ONE or arm.residual <= 0:
+    if arm.n < FEWEST_IN_ONE or arm.residual <= SMALLEST:
         return 0.0
     level = 2.0 * LIMIT_ALPHA
     variance = arm.residual / (arm.n - 1)
