@@ -861,8 +861,83 @@ RECORDS = [
     ),
 ]
 
+UNIT = {"unit": {"header": "X-User-Id"}}
+STUDY = {
+    "metric": "conversion",
+    "kind": "Conversion",
+    "feedback": {"secretRef": {"name": "feedback"}},
+}
+REST = {key: value for key, value in STUDY.items() if key != "feedback"}
+
+
+def studied(**blocks: Any) -> dict[str, Any]:
+    return {"model": {"uri": "s3://models/iris"}, "traffic": UNIT, "experiment": STUDY, **blocks}
+
+
+def study_case(
+    bad: dict[str, Any], good: dict[str, Any], says: str, field: str = "", rest: Any = STUDY
+) -> Case:
+    """Two experiments that differ in what is at fault."""
+    return Case(
+        "spec",
+        studied(experiment={**rest, **bad}),
+        studied(experiment={**rest, **good}),
+        says,
+        f"spec.experiment{field}",
+    )
+
+
+EXPERIMENTS = [
+    Case("spec", studied(traffic={}), studied(), "needs traffic.unit", "spec.experiment"),
+    Case(
+        "spec",
+        studied(rollout={"strategy": "GatesOnly"}),
+        studied(rollout={"strategy": "Canary"}),
+        "must not be set with rollout.strategy GatesOnly",
+        "spec.experiment",
+    ),
+    Case(
+        "spec",
+        studied(rollout={"watch": {"holdback": 40}}, experiment={**STUDY, "weight": 61}),
+        studied(rollout={"watch": {"holdback": 40}}, experiment={**STUDY, "weight": 60}),
+        "must not exceed 100 - rollout.watch.holdback",
+        "spec.experiment.weight",
+    ),
+    study_case({"weight": 91}, {"weight": 90}, "must not exceed 100 - rollout.watch", ".weight"),
+    study_case(
+        {"maxDuration": "23h"}, {"maxDuration": "24h"}, "must be at least window", ".maxDuration"
+    ),
+    study_case({"window": "500ms"}, {"window": "1s"}, "between 1s and 2160h, for example 24h",
+               ".window"),
+    study_case({"maxDuration": "2161h"}, {"maxDuration": "2160h"}, "for example 336h",
+               ".maxDuration"),
+    study_case({"margin": 0}, {"margin": 0.02}, "between 0.001 and 0.5", ".margin"),
+    study_case({"alpha": 0}, {"alpha": 0.01}, "between 0.001 and 0.2", ".alpha"),
+    study_case({"maxUnits": 200_001}, {"maxUnits": 200_000}, "less than or equal", ".maxUnits"),
+    study_case({"kind": "Median"}, {"kind": "Ratio"}, "supported values", ".kind"),
+    study_case({}, {"sql": SQL}, "exactly one of feedback, sql and prometheus", rest=REST),
+    study_case({"sql": SQL}, {}, "exactly one of feedback, sql and prometheus"),
+    study_case(
+        {"sql": SQL, "kind": "Ratio"}, {"sql": SQL, "kind": "Mean"},
+        "must be Conversion or Mean with sql", ".kind", rest=REST,
+    ),
+    study_case(
+        {"prometheus": COUNTED, "kind": "Mean"}, {"prometheus": COUNTED},
+        "must be Conversion with prometheus", ".kind", rest=REST,
+    ),
+    study_case(
+        {"prometheus": GAUGE}, {"prometheus": COUNTED},
+        "must have events and total here", ".prometheus", rest=REST,
+    ),
+    study_case(
+        {"feedback": {"secretRef": {"name": "a b"}}}, {"feedback": {"secretRef": {"name": "ab"}}},
+        "should match", ".feedback.secretRef.name",
+    ),
+]  # fmt: skip
+
 CASES = [
-    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *MIRROR, *JUDGING, *METRICS, *WHOLE,
+    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *MIRROR, *JUDGING, *METRICS, *EXPERIMENTS,
+    *WHOLE,
     *TRUST, *RECORDS,
 ]  # fmt: skip
 

@@ -6,6 +6,8 @@ world itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -32,6 +34,16 @@ CHECKS = [
     {"name": "latency", "type": "Latency"},
     REFUNDS,
 ]
+
+
+def _studied(ends: str) -> dict[str, Any]:
+    """Blocks of a spec with an experiment that ends this way when it is not decided."""
+    study = {"metric": "sales", "kind": "Conversion", "window": "1s", "maxDuration": "20s"}
+    token = {"secretRef": {"name": "token"}}
+    return {
+        "traffic": {"unit": {"header": "X-User-Id"}},
+        "experiment": {**study, "feedback": token, "onInconclusive": ends},
+    }
 
 
 class Rollouts(RuleBasedStateMachine):
@@ -64,6 +76,7 @@ class Rollouts(RuleBasedStateMachine):
             ["Idle", "Mirroring", "Stepping", "Stepping", "Promoting", "Watching", "Next"]
         ),
         mirrored=st.booleans(),
+        ends=st.sampled_from([None, None, "Hold", "Promote", "Rollback"]),
     )
     def models(
         self,
@@ -75,6 +88,7 @@ class Rollouts(RuleBasedStateMachine):
         metric: bool,
         start: str,
         mirrored: bool,
+        ends: str | None,
     ) -> None:
         """Which models are bad, how they are rolled out, and where the story begins."""
         self.world.errors = {digest_of(x): 0.3 for x in bad - {"a"}}
@@ -89,6 +103,10 @@ class Rollouts(RuleBasedStateMachine):
         self.world.sources = {"refunds": fine}
         if metric:
             self.world.change(analysis={**self.world.spec["analysis"], "checks": CHECKS})
+        if ends is not None and strategy == "Canary":
+            self.world.change(**_studied(ends))
+            self.world.conversions = {digest_of("b"): 0.3, digest_of("c"): 0.1}
+            start = "Experimenting" if start == "Promoting" else start
         self.world.classes = {"d": "Code"}
         self.world.run(8)
         if start != "Idle":
@@ -231,6 +249,14 @@ class Rollouts(RuleBasedStateMachine):
         assert self.world.writes == before, self.world.notes[-4:]
 
     # What always holds
+
+    @invariant()
+    def users_are_named_only_for_the_experiment_that_runs(self) -> None:
+        named, progress = self.world.roles.experiment, self.world.progress
+        if named and self.settled:
+            rollout = progress.rollout
+            assert rollout is not None and rollout.phase == "Experimenting"
+            assert progress.experiment is not None and progress.experiment.id == named
 
     @invariant()
     def shares_are_whole(self) -> None:

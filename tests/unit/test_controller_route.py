@@ -54,6 +54,23 @@ def test_a_candidates_weight_is_of_what_the_holdback_leaves() -> None:
     assert round(weights.share("b")) == 18
 
 
+def test_routers_name_users_only_while_an_experiment_has_a_candidate() -> None:
+    studied = ROLES.model_copy(update={"experiment": "e-1"})
+    assert router(world()).weights(studied).experiment == "e-1"
+    assert router(world()).weights(ROLES).experiment is None
+    gone = studied.model_copy(update={"weight": 0})
+    assert router(world()).weights(gone).experiment is None
+
+
+def test_feedback_is_open_only_with_a_secret_for_it() -> None:
+    assert shape_of(world(), "").feedback is None
+    study = {"metric": "sales", "kind": "Mean", "feedback": {"secretRef": {"name": "mine"}}}
+    assert shape_of(world(spec={"experiment": study}), "").feedback == ("mine", "token")
+    query = {"secretRef": {"key": "dwh"}, "query": "SELECT :start, :end"}
+    counted = {"metric": "sales", "kind": "Mean", "sql": query}
+    assert shape_of(world(spec={"experiment": counted}), "").feedback is None
+
+
 def test_a_router_that_still_sends_to_another_candidate_is_seen() -> None:
     weights = Weights("a", "c", 50)
     assert _shares(weights, {"a": "old", "b": "new", "c": "gone"}, ROLES) == (0, 0)

@@ -11,6 +11,7 @@ from scipy.stats import hypergeom
 
 from sluice.stats import dispersion, hard_limit, latency, outage, shift, watch
 from sluice.stats.counts import Counts
+from sluice.stats.crossing import crossing
 from sluice.stats.look import ArmLook, Look, latency_bin, latency_edge
 
 
@@ -307,3 +308,11 @@ def test_the_chance_of_a_split_is_scipys_hypergeometric_tail() -> None:
         ours = outage.hypergeometric_tail(least, total, marked, drawn)
         theirs = float(hypergeom.sf(least - 1, total, marked, drawn))
         assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12), (least, total, marked, drawn)
+
+
+def test_a_crossing_is_found_to_the_last_place() -> None:
+    assert crossing(lambda x: x**3 - 2.0, 0.0, 2.0) == pytest.approx(2 ** (1 / 3), abs=1e-15)
+    assert crossing(lambda x: 1.0 - x, -40.0, 40.0) == 1.0
+    assert crossing(lambda x: x - 3.0, 3.0, 9.0) == 3.0
+    with pytest.raises(ValueError, match="no sign change between 0"):
+        crossing(lambda x: x + 1.0, 0.0, 9.0)

@@ -19,9 +19,10 @@ from sluice.api.modelrevision import PackageInfo, Verdict
 from sluice.api.status import Condition, GateStatus
 from sluice.api.trustpolicy import TrustPolicySpec
 from sluice.controller.apply import sheds
+from sluice.rollout import judge_experiment
 from sluice.rollout.decide import decide
 from sluice.rollout.identity import source_hash
-from sluice.rollout.looking import absorbed, arms, copies, due
+from sluice.rollout.looking import Arms, absorbed, arms, copies, due
 from sluice.rollout.model import (
     Decision,
     GatesView,
@@ -37,7 +38,8 @@ from sluice.rollout.model import (
     Trouble,
 )
 from sluice.rollout.states import prove
-from sluice.stats.look import ArmLook, Look, MetricLook, MirrorLook
+from sluice.stats.look import ArmLook, Cell, Look, MetricLook, MirrorLook
+from sluice.stats.units import Pairs
 
 BASE = {
     "rollout": {
@@ -127,6 +129,10 @@ class SimWorld:
     copied: Counter[str] = field(default_factory=Counter)
     """Revision -> copies it answered."""
     mirrored_beside_users: bool = False
+    conversions: dict[str, float] = field(default_factory=dict)
+    """Share of converting units by package digest, in an experiment."""
+    split: float | None = None
+    """Share of units that the candidate really gets; None: as planned."""
     broken_gate: set[str] = field(default_factory=set)
     crashing: set[str] = field(default_factory=set)
     classes: dict[str, str] = field(default_factory=dict)
@@ -346,7 +352,39 @@ class SimWorld:
             candidate=self._arm(found.candidate, int(total * share)),
             metrics={name: source() for name, source in self.sources.items()},
         )
-        return absorbed(self.progress, found.plan, look).model_copy(update={"look_at": self.now})
+        after = absorbed(self.progress, found.plan, look).model_copy(update={"look_at": self.now})
+        return self._units(after, found, look)
+
+    def _units(self, progress: Progress, found: Arms, look: Look) -> Progress:
+        """Units come, and convert or not, at once: windows are the store's and not the decision's.
+
+        Each is a tenth of a request.
+        """
+        running, rollout = progress.experiment, progress.rollout
+        studied = rollout is not None and rollout.phase == "Experimenting"
+        plan = found.plan.experiment
+        if running is None or plan is None or not studied or running.damaged:
+            return progress
+        total = (look.stable.n + look.candidate.n) // 10
+        share = found.weight / 100 if self.split is None else self.split
+        candidate = sum(self.rng.random() < share for _ in range(total))
+        arms = [self._converted(found.stable, total - candidate)]
+        arms.append(self._converted(found.candidate, candidate))
+        state = judge_experiment.absorb(
+            plan,
+            running.judge,
+            judge_experiment.ExperimentLook(
+                look.id, look.seconds, found.weight, (arms[0].n, arms[1].n), *arms
+            ),
+        )
+        size = running.log_bytes + 13 * total
+        changed = running.model_copy(update={"judge": state, "log_bytes": size})
+        return progress.model_copy(update={"experiment": changed})
+
+    def _converted(self, revision: str, n: int) -> Pairs:
+        rate = self.conversions.get(self.revisions[revision].package.digest, 0.2)
+        y = float(sum(self.rng.random() < rate for _ in range(n)))
+        return Pairs(n, y, y, 0.0, 0.0, 0.0)
 
     def _arm(self, revision: str, n: int) -> ArmLook:
         p = self.errors.get(self.revisions[revision].package.digest, 0.0)
@@ -356,8 +394,15 @@ class SimWorld:
             model_errors=bad,
             latency=_spread(max(0, n - bad)),
             pods=((n, 0, bad),),
+            buckets=self._buckets(n, bad) if "unit" in self.spec.get("traffic", {}) else {},
             load_per_pod=100.0,
         )
+
+    def _buckets(self, n: int, bad: int) -> dict[int, Cell]:
+        """Requests of sticky users over half of the buckets, failures among them at random."""
+        rows = Counter(self.rng.randrange(250) for _ in range(n))
+        failed = Counter(self.rng.sample(list(rows.elements()), bad))
+        return {b: (count, 0, failed[b]) for b, count in rows.items()}
 
     # Reconciling
 

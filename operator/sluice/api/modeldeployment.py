@@ -14,6 +14,7 @@ from sluice.api.base import Block, Digest, ObjectName, Quantity, Uri
 from sluice.api.cel import ATOMIC, FROZEN, count, keyed, must, rules, within
 from sluice.api.checks import Check
 from sluice.api.duration import Duration
+from sluice.api.experiment import Experiment
 
 _KEY = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 _VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
@@ -661,6 +662,30 @@ class ModelDeploymentSpec(Block):
                 "rollout.steps",
                 field=".analysis.checks",
             ),
+            must(
+                "!has(self.experiment) || has(self.traffic) && has(self.traffic.unit)",
+                "experiment needs traffic.unit: a user must stay with one arm to be compared; "
+                "for example traffic: {unit: {header: X-User-Id}}",
+                field=".experiment",
+                reason="FieldValueRequired",
+            ),
+            must(
+                "!has(self.experiment) || !has(self.rollout) || !has(self.rollout.strategy) || "
+                "self.rollout.strategy == 'Canary'",
+                "experiment must not be set with rollout.strategy GatesOnly, which compares "
+                "nobody; write strategy: Canary",
+                field=".experiment",
+                reason="FieldValueForbidden",
+            ),
+            must(
+                "!has(self.experiment) || "
+                "(has(self.experiment.weight) ? self.experiment.weight : 50) <= 100 - "
+                "(has(self.rollout) && has(self.rollout.watch) && "
+                "has(self.rollout.watch.holdback) ? self.rollout.watch.holdback : 10)",
+                "experiment.weight must not exceed 100 - rollout.watch.holdback (90 by default), "
+                "or promotion would take users back; for example weight: 50",
+                field=".experiment.weight",
+            ),
         )
     )
 
@@ -684,3 +709,8 @@ class ModelDeploymentSpec(Block):
         default_factory=Rollout, description="Steps, promotion, watch, and the way back."
     )
     analysis: Analysis = Field(default_factory=Analysis, description="How live traffic is judged.")
+    experiment: Experiment | None = Field(
+        default=None,
+        description="After the steps: compare a business metric of both revisions' users, for "
+        "hours to weeks, before promotion. Guardrails stay on. Two arms; more are not built.",
+    )

@@ -1,8 +1,9 @@
 """Apply: the one place where a decision becomes true.
 
 Order matters, because we may be killed between any two writes.  Less traffic is pushed before it is
-recorded, more traffic after; verdicts are written before the commit that relies on them; the
-evidence ConfigMap is the commit; everything after it is derived and repaired by the next reconcile.
+recorded, more traffic after; verdicts and an experiment's units are written before the commit that
+relies on them; the evidence ConfigMap is the commit; everything after it is derived and repaired by
+the next reconcile.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sluice.api.meta import (
 )
 from sluice.api.modelrevision import RevisionSpec, Verdict
 from sluice.controller.ensure import Ensurer, covers
+from sluice.controller.experiments import Experiments, UnitsLog
 from sluice.controller.history import forgettable
 from sluice.controller.observe import World
 from sluice.controller.pods import condition
@@ -92,6 +94,8 @@ class Applier:
     committed: Progress
     router: Router
     ensurer: Ensurer
+    experiments: Experiments
+    units: UnitsLog | None
     default_image: str
     operator_class: str
     now: float
@@ -104,6 +108,7 @@ class Applier:
         if sheds(self.world.roles, decision.roles):
             await self.router.shed(decision.roles)
         await self._records(decision)
+        await self._units()
         committed = await self._commit(decision)
         await self._children(decision)
         await self.router.objects(decision.roles)
@@ -142,6 +147,13 @@ class Applier:
             await self.ensurer.ensure(record)
         for name, verdict in decision.verdicts.items():
             await self._write_verdict(name, verdict)
+
+    async def _units(self) -> None:
+        """The log of an experiment, before the commit that says how much of it counts."""
+        if self.committed.stale_units:
+            await self.experiments.remove(self.world.owner, self.committed.stale_units)
+        if self.units is not None:
+            await self.experiments.write(self.world.owner, self.units)
 
     async def _write_verdict(self, name: str, verdict: Verdict) -> None:
         record = self.world.records.get(revision_name(self.world.owner.name, name))

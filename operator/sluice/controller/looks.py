@@ -14,6 +14,7 @@ import aiohttp
 
 from sluice.api.duration import seconds
 from sluice.api.meta import PORT_ADMIN
+from sluice.controller.experiments import Experiments, UnitsLog, counted_elsewhere
 from sluice.controller.metrics_read import MetricReader, begin
 from sluice.controller.observe import World
 from sluice.controller.pods import is_ready
@@ -26,6 +27,7 @@ from sluice.evidence.snapshot import Arm, Reading, build_look
 from sluice.kube.client import KubeClient
 from sluice.rollout.looking import Arms, Copies, absorbed, arms, copies, due
 from sluice.rollout.model import MirrorSeen, Progress, RouterView
+from sluice.stats.look import Look
 
 WARM_UP_SECONDS = 30.0
 WARM_UP_LOOKS = 3
@@ -36,17 +38,22 @@ LONGEST = 2
 
 @dataclass(frozen=True)
 class Looked:
-    """The world with a look in its progress, and the progress that is committed so far."""
+    """The world with a look in its progress, and the progress that is committed so far.
+
+    ``units`` is what an experiment's log has grown by: to be written before the commit.
+    """
 
     world: World
     committed: Progress
+    units: UnitsLog | None = None
 
 
 class Looker:
-    """Takes looks; keeps nothing between them but connections."""
+    """Takes looks; keeps nothing between them but connections and copies of what is written."""
 
-    def __init__(self, client: KubeClient) -> None:
+    def __init__(self, client: KubeClient, experiments: Experiments) -> None:
         self._metrics = MetricReader(client)
+        self._experiments = experiments
         self._session: aiohttp.ClientSession | None = None
 
     async def look(self, world: World, router: Router, view: RouterView, now: float) -> Looked:
@@ -62,22 +69,20 @@ class Looker:
             return Looked(replace(world, progress=progress), committed)
         if found is None:
             return Looked(_without(world, view, now), committed)
-        progress = await self._take(world, router, found, interval, now)
-        return Looked(replace(world, progress=progress), committed)
+        progress, units = await self._take(world, router, found, interval, now)
+        return Looked(replace(world, progress=progress), committed, units)
 
     async def _take(
         self, world: World, router: Router, found: Arms, interval: float, now: float
-    ) -> Progress:
+    ) -> tuple[Progress, UnitsLog | None]:
         progress = world.progress
         slots = world.roles
         stable, candidate = slots.slot_of(found.stable), slots.slot_of(found.candidate)
         assert stable is not None
         assert candidate is not None
-        owner = world.owner
-        subject = Subject(owner.namespace, owner.name, Pair(found.stable, found.candidate))
         counters, read = await asyncio.gather(
             read_counters(self._http(), _pods(world, found.stable, found.candidate)),
-            self._metrics.read(found.plan, subject, progress.metrics, now),
+            self._metrics.read(found.plan, _subject(world, found), progress.metrics, now),
         )
         try:
             reading = build_look(
@@ -92,11 +97,11 @@ class Looker:
                 warmup=min(WARM_UP_SECONDS, WARM_UP_LOOKS * interval),
             )
         except (SluiceError, ValueError) as error:
-            return _not_taken(progress, error, now)
+            return _not_taken(progress, error, now), None
         progress = progress.model_copy(update={"look_at": now, "snapshot": reading.snapshot})
         if reading.look is None:
             # What sources counted until now belongs to other weights.
-            return progress.model_copy(update={"metrics": begin(found.plan, now)})
+            return progress.model_copy(update={"metrics": begin(found.plan, now)}), None
         seconds_seen = min(reading.look.seconds, LONGEST * interval)
         look = replace(reading.look, seconds=seconds_seen, metrics=read.looks)
         said = _said(reading)
@@ -108,7 +113,31 @@ class Looker:
                 "metrics": read.states,
             }
         )
-        return absorbed(progress, found.plan, look)
+        return await self._experiment(world, absorbed(progress, found.plan, look), found, look, now)
+
+    async def _experiment(
+        self, world: World, progress: Progress, found: Arms, look: Look, now: float
+    ) -> tuple[Progress, UnitsLog | None]:
+        """The progress with what units did, when an experiment runs."""
+        rollout, running = progress.rollout, progress.experiment
+        studied = rollout is not None and rollout.phase == "Experimenting"
+        if running is None or running.damaged or not studied or found.plan.experiment is None:
+            return progress, None
+        if found.plan.experiment.source is not None:
+            after = await counted_elsewhere(
+                self._metrics, _subject(world, found), running, found, look, now
+            )
+            return progress.model_copy(update={"experiment": after}), None
+        after, units = await self._experiments.look(
+            self._http(),
+            world.owner,
+            running,
+            found,
+            _pods(world, found.stable, found.candidate),
+            look,
+            now,
+        )
+        return progress.model_copy(update={"experiment": after}), units
 
     async def _take_copies(
         self, world: World, found: Copies, interval: float, now: float
@@ -178,6 +207,11 @@ def _said_of_copies(reading: MirrorReading) -> str:
     return "" if reading.look.candidate.n else "The candidate answered no copy."
 
 
+def _subject(world: World, found: Arms) -> Subject:
+    owner = world.owner
+    return Subject(owner.namespace, owner.name, Pair(found.stable, found.candidate))
+
+
 def _said(reading: Reading) -> str:
     """What is wrong with a look that was taken; empty for a good one."""
     assert reading.look is not None
@@ -208,8 +242,10 @@ def _pods(world: World, *revisions: str, ready: bool = False) -> list[ServingPod
         for pod in world.pods.get(revision, []):
             if ready and not is_ready(pod):
                 continue
-            address = pod.get("status", {}).get("podIP")
-            if address:
+            status = pod.get("status", {})
+            address = status.get("podIP")
+            # One that has ended, such as an evicted one, would be waited for until it is deleted.
+            if address and status.get("phase") not in ("Failed", "Succeeded"):
                 meta = pod["metadata"]
                 out.append(ServingPod(meta["uid"], meta["name"], revision, address, PORT_ADMIN))
     return out

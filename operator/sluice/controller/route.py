@@ -213,6 +213,7 @@ class Router:
             holdback_percent=roles.holdback if holdback else 0,
             salt=roles.salt,
             holdback_salt=roles.holdback_salt,
+            experiment=roles.experiment or None if roles.weight and candidate else None,
         )
 
     def _target(self, revision: str | None) -> SlotTarget:
@@ -307,9 +308,18 @@ def shape_of(world: World, dns: str) -> RouterShape:
     return RouterShape(
         unit_header=unit.header if unit else None,
         unit_cookie=unit.cookie if unit else None,
+        feedback=_token(world),
         dns=dns or None,
         servers_per_slot=max([servers_for(world.spec.replicas), *present]),
     )
+
+
+def _token(world: World) -> tuple[str, str] | None:
+    """The Secret and key that open ``/feedback``."""
+    experiment = world.spec.experiment
+    if experiment is None or experiment.feedback is None:
+        return None
+    return experiment.feedback.secret_ref.name, experiment.feedback.secret_ref.key
 
 
 def url_of(world: World) -> str:

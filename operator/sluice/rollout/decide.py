@@ -14,6 +14,7 @@ from sluice.rollout.admission import admit
 from sluice.rollout.commands import obey
 from sluice.rollout.desired import Desired, desired
 from sluice.rollout.draft import Draft, draft_of
+from sluice.rollout.experiment import experiment, tidy
 from sluice.rollout.gates import validate
 from sluice.rollout.interrupts import back_to_previous, back_to_stable, guardrail, new_revision
 from sluice.rollout.keep import pods_wanted, retirable, slots_kept
@@ -34,6 +35,7 @@ PHASES = {
     "Provisioning": provision,
     "Mirroring": mirror,
     "Stepping": step,
+    "Experimenting": experiment,
     "Promoting": promote,
     "RollingBack": roll_back,
 }
@@ -57,6 +59,7 @@ def decide(i: Inputs) -> Decision:
     new_revision(draft, want)
     admit(draft, want)
     _proceed(draft)
+    tidy(draft)
     _confirm_rollback(draft)
     return _conclude(draft, want)
 

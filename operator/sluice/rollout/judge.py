@@ -99,11 +99,13 @@ class Judgement:
 def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> State:
     """A state without evidence.
 
-    The canary plans one start per step; the watch one per look of ``planned_looks`` (default: its
-    duration over the interval).
+    The canary plans one start per step, and one for an experiment; the watch one per look of
+    ``planned_looks`` (default: its duration over the interval).
     """
     looks = planned_looks or plan.planned_watch_looks
-    starts = len(plan.steps) if phase == "canary" else watch.planned_starts(looks)
+    starts = watch.planned_starts(looks)
+    if phase == "canary":
+        starts = len(plan.steps) + (plan.experiment is not None)
     return {
         "v": VERSION,
         "phase": phase,
@@ -145,6 +147,12 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
         "mirror": mirror.no_copies() if step.mirror else {},
         "promotion": promotion.new(plan, state, step),
     }
+
+
+def begin_experiment(plan: Plan, state: State) -> State:
+    """The state when the steps have passed and an experiment begins: one more start."""
+    begun = {c.name: guardrails.start(c, state["checks"][c.name]) for c in plan.checks}
+    return {**state, "in_step": _no_sample(), "checks": begun}
 
 
 def absorb(plan: Plan, state: State, look: Look) -> State:

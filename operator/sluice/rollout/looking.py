@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.rollout import judge as judging
-from sluice.rollout.model import Progress, Roles, RouterView
+from sluice.rollout.model import JUDGED, Progress, Roles, RouterView
 from sluice.rollout.plan import Plan
 from sluice.stats.look import Look
 
@@ -29,7 +29,7 @@ def arms(progress: Progress, roles: Roles, view: RouterView) -> Arms | None:
     if not view.complete or not progress.judge:
         return None
     rollout, watch = progress.rollout, progress.watch
-    if rollout is not None and rollout.phase in ("Stepping", "Promoting"):
+    if rollout is not None and rollout.phase in JUDGED:
         settled = view.weight_low == view.weight_high == roles.weight > 0
         if settled and roles.stable and roles.candidate == rollout.revision and rollout.revision:
             return _arms(roles.stable, rollout.revision, roles.weight, rollout.plan)

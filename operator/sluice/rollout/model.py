@@ -14,7 +14,14 @@ from pydantic import Field
 from sluice.api.base import Block
 from sluice.api.modeldeployment import ModelDeploymentSpec
 from sluice.api.modelrevision import PackageInfo, Verdict
-from sluice.api.status import CheckStatus, Condition, GateStatus, LastCommand, LastRollback
+from sluice.api.status import (
+    CheckStatus,
+    Condition,
+    ExperimentStatus,
+    GateStatus,
+    LastCommand,
+    LastRollback,
+)
 from sluice.api.trustpolicy import TrustPolicySpec
 
 SLOTS = ("a", "b", "c")
@@ -25,11 +32,12 @@ Phase = Literal[
     "Provisioning",
     "Mirroring",
     "Stepping",
+    "Experimenting",
     "Promoting",
     "RollingBack",
 ]
 
-JUDGED: tuple[Phase, ...] = ("Mirroring", "Stepping", "Promoting")
+JUDGED: tuple[Phase, ...] = ("Mirroring", "Stepping", "Experimenting", "Promoting")
 """Phases in which the candidate is compared with stable."""
 
 
@@ -50,6 +58,7 @@ class Roles(Block):
     holdback: int = Field(default=0, ge=0, le=100)
     salt: str = "0"
     holdback_salt: str = "0"
+    experiment: str = ""
     left: dict[str, float] = Field(default_factory=dict)
 
     def slot_of(self, revision: str | None) -> str | None:
@@ -94,6 +103,32 @@ class RolloutProgress(Block):
     failure: Failure | None = None
     withdrawn: bool = False
     superseded: bool = False
+
+
+class ExperimentProgress(Block):
+    """An experiment's units, as far as they are known, and what they say.
+
+    The units themselves are in a log of ``log_bytes`` bytes beside it; what is committed here says
+    how much of that log counts.  ``cursors`` say up to which record each pod's journal was read,
+    ``known`` up to when all journals were, ``closed`` up to when windows have been compared.
+    ``source`` says how far a database or Prometheus was read instead.
+    """
+
+    id: str
+    since: float
+    judge: dict[str, Any] = Field(default_factory=dict)
+    source: dict[str, Any] = Field(default_factory=dict)
+    cursors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    known: float = 0.0
+    closed: float = 0.0
+    log_bytes: int = 0
+    log_crc: int = 0
+    open_units: int = 0
+    not_counted: int = 0
+    lost: int = 0
+    message: str = ""
+    damaged: str = ""
+    """Why the log cannot be read any more; the experiment begins again."""
 
 
 class WatchProgress(Block):
@@ -167,6 +202,10 @@ class Progress(Block):
     last_command: LastCommand | None = None
     last_rollback: LastRollback | None = None
     last_checks: list[CheckStatus] = Field(default_factory=list)
+    experiment: ExperimentProgress | None = None
+    last_experiment: ExperimentStatus | None = None
+    stale_units: int = 0
+    """Parts of an ended experiment's log that are still to be removed."""
 
 
 @dataclass(frozen=True)

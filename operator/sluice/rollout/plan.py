@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sluice.api.checks import Check
+from sluice.api.checks import Check, PrometheusSource, SqlSource
 from sluice.api.duration import human, seconds
+from sluice.api.experiment import Experiment
 from sluice.api.modeldeployment import ModelDeploymentSpec, Step, Watch
 
 VERSION = 3
@@ -27,6 +28,9 @@ CheckType = Literal[
 OwnValue = Literal["ErrorRate", "ClientErrorRate", "LatencyP50", "LatencyP90", "LatencyP99"]
 Action = Literal["Rollback", "Hold", "Show"]
 Silence = Literal["Hold", "Ignore"]
+MetricKind = Literal["Conversion", "Mean", "Ratio"]
+Direction = Literal["Higher", "Lower"]
+Design = Literal["Sequential", "GroupSequential"]
 DEFAULT_WEIGHTS = (5, 25, 50)
 DEFAULT_CHECKS: tuple[CheckType, ...] = (
     "ErrorRate",
@@ -151,6 +155,36 @@ class StepPlan:
 
 
 @dataclass(frozen=True)
+class ExperimentPlan:
+    """A comparison of units on a business metric after the steps, at one weight.
+
+    ``margin`` is relative: a metric worse by less is not worse; 0: nothing is tolerated.  ``alpha``
+    is two-sided.
+    """
+
+    metric: str
+    kind: MetricKind
+    direction: Direction
+    weight: int
+    window_seconds: float
+    max_units: int
+    max_seconds: float
+    margin: float
+    alpha: float
+    on_win: str
+    on_loss: str
+    on_inconclusive: str
+    design: Design = "Sequential"
+    source: SourcePlan | None = None
+    """Where the arms are counted; None: by us, from what pods and /feedback saw."""
+
+    @property
+    def has_units(self) -> bool:
+        """Whether what is counted are units, each once."""
+        return self.source is None or self.source.kind == "Sql"
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a rollout is judged, from the first step to the end of the watch."""
 
@@ -165,6 +199,7 @@ class Plan:
     final_weight: int
     watch_seconds: float
     watch_requests: int
+    experiment: ExperimentPlan | None = None
 
     @property
     def planned_watch_looks(self) -> int:
@@ -201,6 +236,7 @@ class Plan:
                 **data,
                 "checks": tuple(_check_again(c) for c in data["checks"]),
                 "steps": tuple(StepPlan(**s) for s in data["steps"]),
+                "experiment": data["experiment"] and _experiment_again(data["experiment"]),
             }
         )
 
@@ -223,6 +259,7 @@ def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
     watch = spec.rollout.watch or Watch()
     final = 100 - watch.holdback
     alpha = spec.analysis.alpha
+    experiment = spec.experiment
     return Plan(
         version=VERSION,
         interval_seconds=min(300.0, max(1.0, seconds(spec.analysis.interval))),
@@ -231,10 +268,11 @@ def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
         alpha_promotion=PROMOTION_ALPHA,
         sticky=spec.traffic.unit is not None,
         checks=_checks(spec.analysis.checks),
-        steps=_steps(spec.rollout.steps, final),
+        steps=_steps(spec.rollout.steps, final, experiment.weight if experiment else None),
         final_weight=final,
         watch_seconds=seconds(watch.duration),
         watch_requests=watch.min_requests,
+        experiment=None if experiment is None else _experiment(experiment),
     )
 
 
@@ -275,7 +313,7 @@ def _check(name: str, kind: CheckType, check: Check | None = None) -> CheckPlan:
 
 def _external(check: Check) -> CheckPlan:
     """A Metric or a Threshold: what is measured elsewhere, or limited in plain numbers."""
-    source = _source(check)
+    source = _source(check.prometheus, check.sql)
     looks = source is not None and source.kind == "Prometheus" and bool(source.query)
     limit = check.min if check.min is not None else check.max
     margin = EVENTS_MARGIN if source is not None and source.events else VALUE_MARGIN
@@ -295,8 +333,7 @@ def _external(check: Check) -> CheckPlan:
     )
 
 
-def _source(check: Check) -> SourcePlan | None:
-    prometheus, sql = check.prometheus, check.sql
+def _source(prometheus: PrometheusSource | None, sql: SqlSource | None) -> SourcePlan | None:
     if prometheus is not None:
         token, ca = prometheus.token_secret_ref, prometheus.ca_secret_ref
         return SourcePlan(
@@ -320,16 +357,42 @@ def _source(check: Check) -> SourcePlan | None:
     return None
 
 
-def _steps(steps: list[Step] | None, final: int) -> tuple[StepPlan, ...]:
+def _experiment(experiment: Experiment) -> ExperimentPlan:
+    return ExperimentPlan(
+        metric=experiment.metric,
+        kind=experiment.kind,
+        direction=experiment.direction,
+        weight=experiment.weight,
+        window_seconds=seconds(experiment.window),
+        max_units=experiment.max_units,
+        max_seconds=seconds(experiment.max_duration),
+        margin=experiment.margin or 0.0,
+        alpha=experiment.alpha,
+        on_win=experiment.on_win,
+        on_loss=experiment.on_loss,
+        on_inconclusive=experiment.on_inconclusive,
+        design=experiment.design,
+        source=_source(experiment.prometheus, experiment.sql),
+    )
+
+
+def _experiment_again(data: dict[str, Any]) -> ExperimentPlan:
+    source = data["source"]
+    return ExperimentPlan(**{**data, "source": source and SourcePlan(**source)})
+
+
+def _steps(steps: list[Step] | None, final: int, most: int | None) -> tuple[StepPlan, ...]:
     """The judged steps: those that mirror, then those below the final weight, at which the rollout
-    is promoted."""
+    is promoted, and not above ``most``, at which it is experimented with."""
     wanted = steps or [Step(weight=w) for w in DEFAULT_WEIGHTS]
     mirrored = [s for s in wanted if s.mirror]
     weighted = [s for s in wanted if not s.mirror]
-    judged = [s for s in weighted if (s.weight or 0) < final]
+    judged = [
+        s for s in weighted if (s.weight or 0) < final and (most is None or (s.weight or 0) <= most)
+    ]
     if not judged:
         # Everyone at once still needs a verdict, and a verdict needs a comparator.
-        share = final if final < 100 else COMPARATOR_WEIGHT
+        share = most or (final if final < 100 else COMPARATOR_WEIGHT)
         judged = [*weighted, Step()][:1]
         judged = [judged[0].model_copy(update={"weight": share})]
     return (

@@ -18,8 +18,10 @@ from functools import partial
 from sluice.package.scoring import Answer
 from sluice.runtime.batching import Answered, Job, Result
 from sluice.runtime.counters import BUCKETS, Counters, Outcome
+from sluice.runtime.feedback import HEADER_UNIT
 from sluice.runtime.http import Request, Response
 from sluice.runtime.inputs import Rows
+from sluice.runtime.journal import Journal
 from sluice.runtime.mirror import HEADER_MIRROR, Mirror, render_copy_answer
 from sluice.runtime.problems import Problem, unavailable
 from sluice.runtime.protocols.predict import PredictProtocol
@@ -51,6 +53,7 @@ class Predictions:
         self.settings = settings
         self.status = status
         self.counters = counters
+        self.journal = Journal(counters.boot, time.time)
         self.model: Model | None = None
         self.last_request = 0.0
         self.mirror = Mirror(counters.boot[:8])
@@ -88,6 +91,10 @@ class Predictions:
         if copied_from is not None:
             _Mirrored(self, route, exchange, copied_from.decode("latin-1")).start(request)
             return
+        unit = request.headers.get(HEADER_UNIT)
+        if unit is not None:
+            # Whatever becomes of the request: a failure is part of what the arm does to a unit.
+            self.journal.exposed(unit)
         bucket = _bucket(request.headers)
         copy_id = self.mirror.chosen_id(request.headers) if self.mirror.aim is not None else None
         if copy_id is not None:

@@ -43,6 +43,10 @@ SLOW_CALL = 0.001
 """A model whose one-row call takes longer runs off the event loop."""
 
 
+LAST_SECONDS = 5.0
+"""What a drain keeps of its grace for requests in flight, however long a reader takes."""
+
+
 class StartError(SluiceError):
     """This process cannot serve; its message is the last word of the container."""
 
@@ -239,6 +243,11 @@ class Server:
         serving.closing = True
         while not self._hurry and time.monotonic() - began < options.drain:
             if time.monotonic() - max(predictions.last_request, began) > options.quiet:
+                break
+            await asyncio.sleep(0.05)
+        # An experiment's records go with this process: whoever reads them is waited for.
+        while not self._hurry and predictions.journal.awaited:
+            if time.monotonic() - began > options.grace - LAST_SECONDS:
                 break
             await asyncio.sleep(0.05)
         self._status.refusing = True
