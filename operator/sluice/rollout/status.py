@@ -104,9 +104,9 @@ def _step(draft: Draft) -> StepStatus | None:
         return None
     plan = Plan.from_json(rollout.plan) if rollout.plan else None
     count = len(plan.steps) if plan else 0
-    index = rollout.step + 1 if rollout.phase in JUDGED else 0
-    if rollout.phase in ("Experimenting", "Promoting"):
-        index = count
+    index = count if rollout.phase in JUDGED else 0
+    if rollout.phase == "Stepping" or rollout.phase == "Mirroring":
+        index = rollout.step + 1
     return StepStatus(
         index=index,
         count=count,
