@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from tests.unit.controller_world import OWNER, container, pod, running, world
-from tests.unit.looks import plan_of
 
 from sluice.api.modeldeployment import Serving, Validation
 from sluice.api.status import LastRollback
@@ -15,7 +14,6 @@ from sluice.evidence.snapshot import Reading
 from sluice.objects.common import Obj
 from sluice.objects.jobs import gates_job
 from sluice.objects.revision import pod_template
-from sluice.rollout.looking import Arms
 from sluice.rollout.model import Failure, Progress, Roles, RolloutProgress
 from sluice.stats.look import ArmLook, Look
 
@@ -93,8 +91,7 @@ def test_pods_that_have_ended_are_not_waited_for() -> None:
         "old": [pod("a"), pod("evicted", phase="Failed"), pod("young", address="")],
         "new": [pod("b", going=True)],
     }
-    found = Arms("old", "new", 50, plan_of())
-    assert [p.name for p in _pods(world(pods=pods), found)] == ["a", "b"]
+    assert [p.name for p in _pods(world(pods=pods), "old", "new")] == ["a", "b"]
 
 
 def test_what_is_said_of_a_look() -> None:
