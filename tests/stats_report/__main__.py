@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.stats_report import errors, latencies, page, plots, power, promotion, rollout
+from tests.stats_report import business, errors, latencies, page, plots, power, promotion, rollout
 from tests.stats_report.rows import Cell, Row
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,7 @@ PARTS = {
     "rollout": rollout,
     "power": power,
     "promotion": promotion,
+    "business": business,
 }
 QUICK_RUNS = 200
 

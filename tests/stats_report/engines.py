@@ -36,7 +36,7 @@ class Seen:
 class OddsRatio:
     """Engine C: is the odds ratio above ``margin``?  One row a run, one start per ``begin``.
 
-    ``dispersions`` keeps the evidence for each phi that the product keeps, shape (runs, 6, 41);
+    ``dispersions`` keeps the evidence for each phi that the product keeps, shape (runs, phis, 41);
     without it phi is 1.
     """
 
@@ -88,6 +88,11 @@ class Crossing:
     def median(self) -> float:
         """Median time over all runs; infinite when fewer than half have crossed."""
         return float(np.median(np.where(self.ever, self.at, math.inf)))
+
+    def quantile(self, part: float) -> float:
+        """Time by which ``part`` of all runs have crossed."""
+        times = np.where(self.ever, self.at, math.inf)
+        return float(np.quantile(times, part, method="inverted_cdf"))
 
 
 class Latency:

@@ -12,7 +12,7 @@ import numpy as np
 from tests.stats_report import worlds
 from tests.stats_report.engines import Crossing, Floats, Ints, Latency
 from tests.stats_report.promotion import NEED_PASS, PLAN
-from tests.stats_report.rows import Cell, Row, false_alarms, percent, within
+from tests.stats_report.rows import Cell, Row, at_most, false_alarms, percent, within
 
 TABLE = "Latency"
 ALPHA = 0.05
@@ -28,11 +28,12 @@ def _arms(
     stable: Floats,
     candidate: Floats,
     requests: int = REQUESTS,
+    tail: float = 1.0,
 ) -> tuple[Ints, Ints]:
     n_b = round(requests * share)
     return (
         worlds.latencies(rng, requests - n_b, stable),
-        worlds.latencies(rng, n_b, candidate),
+        worlds.latencies(rng, n_b, candidate, tail),
     )
 
 
@@ -70,6 +71,33 @@ def slower(
         engine.absorb(*_arms(rng, share, speed[0], speed[1] * factor, size))
         found.mark(engine.log_e() >= NEED, number * size)
     case = f"{100 * factor - 100:.0f} % slower, pods differ by 3 %, {100 * share:g} % of traffic"
+    return [within(case, found.median(), reference, 0.25, "requests")]
+
+
+def half_slower(rng: np.random.Generator, runs: int) -> list[Row]:
+    """50 % slower at a tenth of the traffic, pods that differ by 5 % and 5 % from look to look."""
+    engine, found, size = Latency(runs, 1.1, 1), Crossing(runs), 250
+    engine.begin()
+    speed = np.exp(0.05 * rng.standard_normal((2, runs, PODS)))
+    for number in range(1, 41):
+        now = speed * np.exp(0.05 * rng.standard_normal(speed.shape))
+        engine.absorb(*_arms(rng, 0.1, now[0], now[1] * 1.5, size))
+        found.mark(engine.log_e() >= NEED, number * size)
+    case = "50 % slower, pods differ by 5 % and 5 % from look to look, 10 % of traffic"
+    return [at_most(case, found.median(), 500 + size, "requests")]
+
+
+def slow_tail(
+    rng: np.random.Generator, runs: int, *, share: float, reference: float
+) -> list[Row]:
+    """Only requests above the 95th percentile are 20 % slower; no margin."""
+    engine, found, size = Latency(runs, 1.0, 1), Crossing(runs), 250
+    engine.begin()
+    same = np.ones((runs, PODS))
+    for number in range(1, 100):
+        engine.absorb(*_arms(rng, share, same, same, size, tail=1.2))
+        found.mark(engine.log_e() >= NEED, number * size)
+    case = f"tail only 20 % slower, margin 0 %, {100 * share:g} % of traffic"
     return [within(case, found.median(), reference, 0.25, "requests")]
 
 
@@ -118,6 +146,11 @@ def cells() -> list[Cell]:
             partial(slower, share=share, factor=factor, reference=reference),
         )
         for share, factor, reference in REFERENCE
+    ]
+    found.append(Cell(TABLE, "half slower", half_slower))
+    found += [
+        Cell(TABLE, f"tail {share}", partial(slow_tail, share=share, reference=reference))
+        for share, reference in ((0.5, 2700), (0.1, 6700))
     ]
     found += [
         Cell(TABLE, f"margin {step}", partial(at_margin, step=step))
