@@ -15,7 +15,18 @@ import sys
 import time
 from pathlib import Path
 
-from tests.stats_report import business, errors, latencies, page, plots, power, promotion, rollout
+from tests.stats_report import (
+    business,
+    errors,
+    ladder,
+    latencies,
+    oracles,
+    page,
+    plots,
+    power,
+    promotion,
+    rollout,
+)
 from tests.stats_report.rows import Cell, Row
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +36,9 @@ PARTS = {
     "rollout": rollout,
     "power": power,
     "promotion": promotion,
+    "ladder": ladder,
     "business": business,
+    "oracles": oracles,
 }
 QUICK_RUNS = 200
 

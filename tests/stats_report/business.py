@@ -56,7 +56,9 @@ class Means:
         self.found, self.pooled, self.lower = Crossing(runs), Crossing(runs), Crossing(runs)
         self.sums: Floats = np.zeros((6, runs))
 
-    def look(self, rng: np.random.Generator, draw: Draw, n: tuple[Ints, Ints], mean: Floats) -> None:
+    def look(
+        self, rng: np.random.Generator, draw: Draw, n: tuple[Ints, Ints], mean: Floats
+    ) -> None:
         """One look of so many units of both arms, at their means."""
         stable, candidate = (draw(rng, units, m) for units, m in zip(n, mean.tolist(), strict=True))
         rows = np.stack((n[0], *stable, n[1], *candidate), axis=-1).tolist()
@@ -114,7 +116,9 @@ def constant(
     return [Row(case, {**row.cells, "found": percent(share)}, row.holds, row.points)]
 
 
-def drifting(rng: np.random.Generator, runs: int, *, draw: Draw, name: str, lift: float) -> list[Row]:
+def drifting(
+    rng: np.random.Generator, runs: int, *, draw: Draw, name: str, lift: float
+) -> list[Row]:
     """Weights 1-5-10-25-50 % while the mean of both arms rises by 30 %; 20,000 units a step."""
     engine = Means(runs)
     for number, share, _, progress in worlds.ramp(20):

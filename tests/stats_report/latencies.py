@@ -14,6 +14,8 @@ from tests.stats_report.engines import Crossing, Floats, Ints, Latency
 from tests.stats_report.promotion import NEED_PASS, PLAN
 from tests.stats_report.rows import Cell, Row, at_most, false_alarms, percent, within
 
+from sluice.stats.logs import log_sum
+
 TABLE = "Latency"
 ALPHA = 0.05
 NEED = math.log(1.0 / ALPHA)
@@ -56,6 +58,21 @@ def equal(
     return [row if margin > 1 or not pods else Row(case, {"Sluice": row.cells["Sluice"]})]
 
 
+def stalls(rng: np.random.Generator, runs: int, *, often: float, share: float) -> list[Row]:
+    """Equal arms; now and then a single pod, of either arm, takes three times as long."""
+    engine, found, careless = Latency(runs, 1.1, 1), Crossing(runs), Crossing(runs)
+    engine.begin()
+    for number in range(100):
+        speed = np.where(rng.random((2, runs, PODS)) < often, 3.0, 1.0)
+        engine.absorb(*_arms(rng, share, speed[0], speed[1]))
+        found.mark(engine.log_e() >= NEED, number)
+        at_one = np.stack([part.log_e() for part in engine.parts], axis=-1)
+        careless.mark(log_sum(at_one) - math.log(at_one.shape[-1]) >= NEED, number)
+    case = f"stalls: {100 * often:g} % of pod-minutes three times as slow, {100 * share:g} %"
+    beside = {"without phi": percent(float(np.mean(careless.ever)))}
+    return [false_alarms(case, found.ever, ALPHA, beside)]
+
+
 def slower(
     rng: np.random.Generator, runs: int, *, share: float, factor: float, reference: float
 ) -> list[Row]:
@@ -87,10 +104,12 @@ def half_slower(rng: np.random.Generator, runs: int) -> list[Row]:
     return [at_most(case, found.median(), 500 + size, "requests")]
 
 
-def slow_tail(
-    rng: np.random.Generator, runs: int, *, share: float, reference: float
-) -> list[Row]:
-    """Only requests above the 95th percentile are 20 % slower; no margin."""
+def slow_tail(rng: np.random.Generator, runs: int, *, share: float, reference: float) -> list[Row]:
+    """Only requests above the 95th percentile are 20 % slower; no margin.
+
+    Half as much again as the reference is allowed: it knew its thresholds, and had no floor of a
+    millisecond below which nothing is slower.
+    """
     engine, found, size = Latency(runs, 1.0, 1), Crossing(runs), 250
     engine.begin()
     same = np.ones((runs, PODS))
@@ -98,7 +117,7 @@ def slow_tail(
         engine.absorb(*_arms(rng, share, same, same, size, tail=1.2))
         found.mark(engine.log_e() >= NEED, number * size)
     case = f"tail only 20 % slower, margin 0 %, {100 * share:g} % of traffic"
-    return [within(case, found.median(), reference, 0.25, "requests")]
+    return [within(case, found.median(), reference, 0.5, "requests")]
 
 
 def at_margin(rng: np.random.Generator, runs: int, *, step: int) -> list[Row]:
@@ -146,6 +165,11 @@ def cells() -> list[Cell]:
             partial(slower, share=share, factor=factor, reference=reference),
         )
         for share, factor, reference in REFERENCE
+    ]
+    found += [
+        Cell(TABLE, f"stalls {often} {share}", partial(stalls, often=often, share=share))
+        for often in (0.01, 0.05)
+        for share in SHARES
     ]
     found.append(Cell(TABLE, "half slower", half_slower))
     found += [

@@ -1,5 +1,6 @@
-"""A whole rollout of an equal candidate, and of one at every margin: canary and watch, every guardrail, the product's alpha.
+"""A whole rollout of an equal candidate, and of one exactly at every margin.
 
+Canary and watch, every guardrail, the product's alpha.
 Errors 0.5 %, client errors 2 % and latency, margins 1.2, 1.2 and 10 %, half of 1 % for the canary
 and half for the watch; rates drift by half over the rollout.  An alarm needs the mean of the three
 e-values and, for rates, 0.1 points of observed difference, as in the judge.
@@ -76,9 +77,7 @@ class Phase:
         return alarmed
 
 
-def tolerated(
-    rng: np.random.Generator, runs: int, *, requests: int, worse: bool
-) -> list[Row]:
+def tolerated(rng: np.random.Generator, runs: int, *, requests: int, worse: bool) -> list[Row]:
     """20 looks at each step, then a watch of 120 looks."""
     canary = Phase(runs, len(PLAN.steps), PLAN.alpha_canary)
     for number in range(20 * len(PLAN.steps)):

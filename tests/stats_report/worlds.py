@@ -52,9 +52,7 @@ def ramp(looks_per_step: int) -> Iterator[tuple[int, float, bool, float]]:
         )
 
 
-def latencies(
-    rng: np.random.Generator, requests: int, slower: Floats, tail: float = 1.0
-) -> Ints:
+def latencies(rng: np.random.Generator, requests: int, slower: Floats, tail: float = 1.0) -> Ints:
     """Histograms of one arm: lognormal, ``slower`` times the median by (run, pod); (runs, bins).
 
     ``tail`` slows only what is above the 95th percentile.

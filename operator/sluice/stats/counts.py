@@ -177,7 +177,7 @@ def start(state: State) -> State:
     """Begin one more of the planned starts; none is left after the last."""
     if state["started"] >= state["planned"]:
         return state
-    up = begun(_kept(state))
+    up = begun(np.array(_kept(state)))
     return {**state, "started": state["started"] + 1, "up": _rounded(up)}
 
 
@@ -186,8 +186,13 @@ def absorb(state: State, counts: Counts) -> State:
     return absorb_each([state], [counts])[0]
 
 
-def absorb_each(states: Sequence[State], looks: Sequence[Counts]) -> list[State]:
-    """Each state after its look; all of them are computed at once, which costs little more."""
+def absorb_each(
+    states: Sequence[State], looks: Sequence[Counts], most: float = math.inf
+) -> list[State]:
+    """Each state after its look; all of them are computed at once, which costs little more.
+
+    A look adds at most ``most`` nats: evidence that is left out keeps an e-process one.
+    """
     after = [_counted(state, counts) for state, counts in zip(states, looks, strict=True)]
     telling = [i for i, counts in enumerate(looks) if counts.informative]
     if not telling:
@@ -196,6 +201,7 @@ def absorb_each(states: Sequence[State], looks: Sequence[Counts]) -> list[State]
     log_margins = np.log([states[i]["margin"] for i in telling])
     gain, gain_both = gains(n_a, x_a, n_b, x_b, [(UP_GRID, log_margins), (BOTH_GRID, 0.0)])
     both = np.array([states[i]["both"] for i in telling]) + gain_both
+    gain = np.minimum(gain, most)
     up = grown(np.array([_kept(states[i]) for i in telling]), gain[:, None, :], PHIS[:, None])
     for i, up_now, both_now in zip(telling, _rounded(up), _rounded(both), strict=True):
         after[i] |= {"up": up_now, "both": both_now}
