@@ -69,26 +69,38 @@ def start(check: CheckPlan, process: State) -> State:
 
 
 def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look) -> State:
-    """Every check's process with one more look; rates are computed together."""
+    """Every check's process with one more look; all counts are computed together."""
+    done = dict(processes)
     rates = [check for check in checks if check.type in EVENT]
-    absorbed = counts.absorb_each(
-        [processes[c.name] for c in rates], [counts_of(c.type, look) for c in rates]
-    )
-    done = {check.name: process for check, process in zip(rates, absorbed, strict=True)}
-    for check in checks:
-        if check.type == "Latency":
-            done[check.name] = _absorb_latency(check, processes[check.name], look)
-        elif check.type == "PredictionShift":
-            done[check.name] = _absorb_scores(processes[check.name], look)
-    return done
+    times = {c.name: seen for c in checks if (seen := _measured(c, processes, look)) is not None}
+    states = [processes[check.name] for check in rates]
+    seen_counts = [counts_of(check.type, look) for check in rates]
+    most = [math.inf] * len(rates)
+    for name, seen in times.items():
+        states += latency.parts(processes[name], seen)
+        seen_counts += seen.counts
+        most += [latency.MOST_A_LOOK] * len(seen.counts)
+    after = counts.absorb_each(states, seen_counts, most)
+    done |= {check.name: process for check, process in zip(rates, after, strict=False)}
+    begin = len(rates)
+    for name, seen in times.items():
+        end = begin + len(seen.counts)
+        done[name] = latency.absorbed(processes[name], seen, after[begin:end])
+        begin = end
+    scores = [check.name for check in checks if check.type == "PredictionShift"]
+    return done | {name: _absorb_scores(processes[name], look) for name in scores}
 
 
-def _absorb_latency(check: CheckPlan, process: State, look: Look) -> State:
-    load = latency.load_of(look.stable, look.candidate)
+def _measured(check: CheckPlan, processes: dict[str, State], look: Look) -> latency.Measured | None:
+    """A look's latency on the check's thresholds; None when it says nothing."""
+    stable, candidate = look.stable, look.candidate
+    if check.type != "Latency" or not (stable.latency or candidate.latency):
+        return None
+    load = latency.load_of(stable, candidate)
     if load == "unknown":
-        return process
+        return None
     tolerance = latency.tolerance_of(load, check.margin)
-    return latency.absorb(process, look.stable.latency, look.candidate.latency, tolerance)
+    return latency.measured(processes[check.name], stable.latency, candidate.latency, tolerance)
 
 
 def _absorb_scores(process: State, look: Look) -> State:

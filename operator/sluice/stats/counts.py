@@ -187,11 +187,12 @@ def absorb(state: State, counts: Counts) -> State:
 
 
 def absorb_each(
-    states: Sequence[State], looks: Sequence[Counts], most: float = math.inf
+    states: Sequence[State], looks: Sequence[Counts], most: float | Sequence[float] = math.inf
 ) -> list[State]:
     """Each state after its look; all of them are computed at once, which costs little more.
 
-    A look adds at most ``most`` nats: evidence that is left out keeps an e-process one.
+    A look adds at most ``most`` nats (one number, or one for each state): evidence that is left out
+    keeps an e-process one.
     """
     after = [_counted(state, counts) for state, counts in zip(states, looks, strict=True)]
     telling = [i for i, counts in enumerate(looks) if counts.informative]
@@ -201,7 +202,8 @@ def absorb_each(
     log_margins = np.log([states[i]["margin"] for i in telling])
     gain, gain_both = gains(n_a, x_a, n_b, x_b, [(UP_GRID, log_margins), (BOTH_GRID, 0.0)])
     both = np.array([states[i]["both"] for i in telling]) + gain_both
-    gain = np.minimum(gain, most)
+    limits = np.broadcast_to(np.asarray(most, dtype=np.float64), len(looks))[telling]
+    gain = np.minimum(gain, limits[:, None])
     up = grown(np.array([_kept(states[i]) for i in telling]), gain[:, None, :], PHIS[:, None])
     for i, up_now, both_now in zip(telling, _rounded(up), _rounded(both), strict=True):
         after[i] |= {"up": up_now, "both": both_now}

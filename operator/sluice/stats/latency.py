@@ -161,27 +161,59 @@ def faded(recent: Ints, look: Ints) -> Ints:
     return recent * 4 // 5 + UNIT * look
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A look of both arms on stable's thresholds: what ``absorbed`` needs beside the evidence."""
+
+    stable: Histogram
+    candidate: Histogram
+    arms: list[Ints]
+    recent: list[Ints]
+    known: list[int]
+    counts: list[counts.Counts]
+    unequal: bool
+
+
 def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tolerance) -> State:
     """The state after one more look of both arms' warm pods."""
     if not stable and not candidate:
         return state
+    seen = measured(state, stable, candidate, tolerance)
+    return absorbed(state, seen, counts.absorb_each(parts(state, seen), seen.counts, MOST_A_LOOK))
+
+
+def measured(
+    state: State, stable: Histogram, candidate: Histogram, tolerance: Tolerance
+) -> Measured:
+    """Requests and slow ones of a look, at the thresholds of the looks before it."""
     arms = [_dense(stable), _dense(candidate)]
     recent = [_dense(past) for past in state["recent"]]
     found = thresholds(recent[0], _needed_past(state))
     known = [i for i, index in enumerate(found.tolist()) if index >= 0]
     seen = _counts(arms, found[known], tolerance)
-    parts, jumps = list(state["parts"]), list(state["jumps"])
-    absorbed = counts.absorb_each([parts[i] for i in known], seen, MOST_A_LOOK)
-    for i, part, look in zip(known, absorbed, seen, strict=True):
-        parts[i], jumps[i] = part, dispersion.absorb_jumps(jumps[i], look)
+    unequal = tolerance.floor_seconds > FLOOR_SECONDS
+    return Measured(stable, candidate, arms, recent, known, seen, unequal)
+
+
+def parts(state: State, seen: Measured) -> list[State]:
+    """The processes that the look's counts are for."""
+    return [state["parts"][i] for i in seen.known]
+
+
+def absorbed(state: State, seen: Measured, after: Sequence[State]) -> State:
+    """The state with its look; ``after`` are its ``parts`` with the look's counts."""
+    processes, jumps = list(state["parts"]), list(state["jumps"])
+    for i, part, look in zip(seen.known, after, seen.counts, strict=True):
+        processes[i], jumps[i] = part, dispersion.absorb_jumps(jumps[i], look)
+    past, looks = state["past"], (seen.stable, seen.candidate)
     return {
         **state,
-        "parts": parts,
+        "parts": processes,
         "jumps": jumps,
-        "past": [_added(state["past"][0], stable), _added(state["past"][1], candidate)],
-        "recent": [_sparse(faded(*pair)) for pair in zip(recent, arms, strict=True)],
+        "past": [_added(had, look) for had, look in zip(past, looks, strict=True)],
+        "recent": [_sparse(faded(*pair)) for pair in zip(seen.recent, seen.arms, strict=True)],
         "judged": state["judged"] + 1,
-        "unequal": state["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS),
+        "unequal": state["unequal"] + seen.unequal,
     }
 
 
