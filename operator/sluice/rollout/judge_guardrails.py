@@ -33,7 +33,8 @@ LIMIT_LEVEL = 0.1
 class Finding:
     """What one check found: evidence, whether the difference matters, and how it survives.
 
-    ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.
+    ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.  ``odds``:
+    confidence sequence (95 %) of a rate's odds ratio.
     """
 
     check: CheckPlan
@@ -45,6 +46,7 @@ class Finding:
     quantile: int = 0
     times: tuple[float | None, float | None] = (None, None)
     phi: float = 1.0
+    odds: tuple[float | None, float | None] = (None, None)
 
     @property
     def e_valued(self) -> bool:
@@ -138,13 +140,15 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         return Finding(check, log_e, log_e, quantile=worst, phi=phi, times=times)
     place = EVENT[check.type]
     phi = phi_of(state, check.type)
+    log_e = counts.log_e(process, phi)
     return Finding(
         check,
-        counts.log_e(process, phi),
-        _without_largest(process, state, place, phi),
+        log_e,
+        _without_largest(process, state, place, phi, log_e),
         matters=_matters(state, place),
         over_limit=_over_limit(state, check, place, alpha * LIMIT_LEVEL / max(1, limits)),
         phi=phi,
+        odds=counts.confidence(process, DISPLAY_ALPHA, phi),
     )
 
 
@@ -167,14 +171,14 @@ def _phi_of_units(state: State, kind: str) -> float:
     return dispersion.phi_of_buckets(state["buckets"], EVENT[kind])
 
 
-def _without_largest(process: State, state: State, place: int, phi: float) -> float:
+def _without_largest(process: State, state: State, place: int, phi: float, log_e: float) -> float:
     """Evidence that is left without the unit bucket that failed most."""
     if state["buckets"] is None:
-        return counts.log_e(process, phi)
+        return log_e
     stable_x, candidate_x = dispersion.largest_bucket(state["buckets"], place)
     total = process["n"][0] + process["n"][1]
     if total == 0 or candidate_x == 0:
-        return counts.log_e(process, phi)
+        return log_e
     gain = counts.gain_of(process, stable_x, candidate_x, process["n"][1] / total)
     return counts.log_e(process, phi, without=gain)
 
@@ -209,7 +213,7 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
     if check.type == "Latency":
         return _latency_sentence(finding, state, log_need)
     place = EVENT[check.type]
-    low, high = confidence(finding, state)
+    low, high = finding.odds
     limit = ""
     if check.limit is not None:
         limit = f", hard limit {words.percent(check.limit)}"
@@ -230,11 +234,6 @@ def _lately(state: State, place: int) -> str:
         return ""
     now, then = candidate[place] / candidate[0], stable[place] / stable[0]
     return f", lately {words.percent(now)} against {words.percent(then)}"
-
-
-def confidence(finding: Finding, state: State) -> tuple[float | None, float | None]:
-    """Confidence sequence (95 %) of a rate's odds ratio."""
-    return counts.confidence(state["checks"][finding.check.name], DISPLAY_ALPHA, finding.phi)
 
 
 def rate(sample: list[int], place: int) -> float | None:
