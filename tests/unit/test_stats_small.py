@@ -279,8 +279,20 @@ def test_jumps_tell_bursts_from_a_steady_difference() -> None:
     for k in range(40):
         steady = dispersion.absorb_jumps(steady, Counts(100, 2, 100, 20 + k % 3))
         bursts = dispersion.absorb_jumps(bursts, Counts(100, 2, 100, 20 if k % 8 == 0 else 2))
-    assert dispersion.phi_of_jumps(steady) == 1.0
-    assert dispersion.phi_of_jumps(bursts) > 1.5
+    assert dispersion.phi_of_jumps(steady, [4000, 4000], [80, 840]) == 1.0
+    assert dispersion.phi_of_jumps(bursts, [4000, 4000], [80, 170]) > 1.5
+
+
+def test_a_steady_difference_is_no_dispersion_however_rare_the_candidates_events() -> None:
+    rng = np.random.default_rng(6)
+    steady = dispersion.new_jumps()
+    n, x = [0, 0], [0, 0]
+    for _ in range(200):
+        events = [int(rng.poisson(10)), int(rng.poisson(3))]
+        steady = dispersion.absorb_jumps(steady, Counts(900, events[0], 100, events[1]))
+        n, x = [n[0] + 900, n[1] + 100], [x[0] + events[0], x[1] + events[1]]
+    assert dispersion.phi_of_jumps(steady, n, x) == 1.0
+    assert dispersion.phi_of_jumps(steady, n, [900 * x[1] // 100, x[1]]) > 1.5
 
 
 def test_thresholds_follow_a_stable_that_became_fast() -> None:

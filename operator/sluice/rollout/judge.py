@@ -339,7 +339,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         stable_value = guardrails.rate(shown["stable"], place)
         candidate_value = guardrails.rate(shown["candidate"], place)
         effect = counts.odds_ratio(process)
-        low, high = guardrails.confidence(finding, state)
+        low, high = finding.odds
     return CheckResult(
         name=check.name,
         type=check.type,

@@ -36,7 +36,8 @@ LIMIT_LEVEL = 0.1
 class Finding:
     """What one check found: evidence, whether the difference matters, and how it survives.
 
-    ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.
+    ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.  ``odds``:
+    confidence sequence (95 %) of a rate's odds ratio.
     """
 
     check: CheckPlan
@@ -48,6 +49,7 @@ class Finding:
     quantile: int = 0
     times: tuple[float | None, float | None] = (None, None)
     phi: float = 1.0
+    odds: tuple[float | None, float | None] = (None, None)
 
     @property
     def e_valued(self) -> bool:
@@ -80,16 +82,26 @@ def start(check: CheckPlan, process: State) -> State:
 
 
 def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look) -> State:
-    """Every check's process with one more look; rates are computed together."""
+    """Every check's process with one more look; all counts are computed together."""
+    done = dict(processes)
     rates = [check for check in checks if check.type in EVENT]
-    absorbed = counts.absorb_each(
-        [processes[c.name] for c in rates], [counts_of(c.type, look) for c in rates]
-    )
-    done = {check.name: process for check, process in zip(rates, absorbed, strict=True)}
+    times = {c.name: seen for c in checks if (seen := _measured(c, processes, look)) is not None}
+    states = [processes[check.name] for check in rates]
+    seen_counts = [counts_of(check.type, look) for check in rates]
+    most = [math.inf] * len(rates)
+    for name, seen in times.items():
+        states += latency.parts(processes[name], seen)
+        seen_counts += seen.counts
+        most += [latency.MOST_A_LOOK] * len(seen.counts)
+    after = counts.absorb_each(states, seen_counts, most)
+    done |= {check.name: process for check, process in zip(rates, after, strict=False)}
+    begin = len(rates)
+    for name, seen in times.items():
+        end = begin + len(seen.counts)
+        done[name] = latency.absorbed(processes[name], seen, after[begin:end])
+        begin = end
     for check in checks:
-        if check.type == "Latency":
-            done[check.name] = _absorb_latency(check, processes[check.name], look)
-        elif check.type == "PredictionShift":
+        if check.type == "PredictionShift":
             done[check.name] = _absorb_scores(processes[check.name], look)
         elif metrics.judges(check):
             done[check.name] = metrics.absorb(check, processes[check.name], look)
@@ -98,12 +110,16 @@ def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look)
     return done
 
 
-def _absorb_latency(check: CheckPlan, process: State, look: Look) -> State:
-    load = latency.load_of(look.stable, look.candidate)
+def _measured(check: CheckPlan, processes: dict[str, State], look: Look) -> latency.Measured | None:
+    """A look's latency on the check's thresholds; None when it says nothing."""
+    stable, candidate = look.stable, look.candidate
+    if check.type != "Latency" or not (stable.latency or candidate.latency):
+        return None
+    load = latency.load_of(stable, candidate)
     if load == "unknown":
-        return process
+        return None
     tolerance = latency.tolerance_of(load, check.margin)
-    return latency.absorb(process, look.stable.latency, look.candidate.latency, tolerance)
+    return latency.measured(processes[check.name], stable.latency, candidate.latency, tolerance)
 
 
 def _absorb_scores(process: State, look: Look) -> State:
@@ -150,13 +166,15 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         return Finding(check, log_e, log_e, quantile=worst, phi=phi, times=times)
     place = EVENT[check.type]
     phi = phi_of(state, check.type)
+    log_e = counts.log_e(process, phi)
     return Finding(
         check,
-        counts.log_e(process, phi),
-        _without_largest(process, state, place, phi),
+        log_e,
+        _without_largest(process, state, place, phi, log_e),
         matters=_matters(state, place),
         over_limit=_over_limit(state, check, place, limit_alpha(alpha, limits)),
         phi=phi,
+        odds=counts.confidence(process, DISPLAY_ALPHA, phi),
     )
 
 
@@ -189,14 +207,14 @@ def _phi_of_units(state: State, kind: str) -> float:
     return dispersion.phi_of_buckets(state["buckets"], EVENT[kind])
 
 
-def _without_largest(process: State, state: State, place: int, phi: float) -> float:
+def _without_largest(process: State, state: State, place: int, phi: float, log_e: float) -> float:
     """Evidence that is left without the unit bucket that failed most."""
     if state["buckets"] is None:
-        return counts.log_e(process, phi)
+        return log_e
     stable_x, candidate_x = dispersion.largest_bucket(state["buckets"], place)
     total = process["n"][0] + process["n"][1]
     if total == 0 or candidate_x == 0:
-        return counts.log_e(process, phi)
+        return log_e
     gain = counts.gain_of(process, stable_x, candidate_x, process["n"][1] / total)
     return counts.log_e(process, phi, without=gain)
 
@@ -238,7 +256,7 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
     if check.type == "Latency":
         return _latency_sentence(finding, state, log_need)
     place = EVENT[check.type]
-    low, high = confidence(finding, state)
+    low, high = finding.odds
     limit = ""
     if check.limit is not None:
         limit = f", hard limit {words.percent(check.limit)}"
@@ -259,11 +277,6 @@ def _lately(state: State, place: int) -> str:
         return ""
     now, then = candidate[place] / candidate[0], stable[place] / stable[0]
     return f", lately {words.percent(now)} against {words.percent(then)}"
-
-
-def confidence(finding: Finding, state: State) -> tuple[float | None, float | None]:
-    """Confidence sequence (95 %) of a rate's odds ratio."""
-    return counts.confidence(state["checks"][finding.check.name], DISPLAY_ALPHA, finding.phi)
 
 
 def rate(sample: list[int], place: int) -> float | None:

@@ -175,16 +175,17 @@ def _latency(plan: Plan, state: State, per_second: float) -> list[tuple[str, flo
     if had is None:
         return []
     need = math.log(1.0 / plan.alpha_promotion)
+    log_es = latency.log_e_promotion(had)
     late = [
         f"p{100 * q:.0f}"
-        for q, log_e in zip(latency.QUANTILES, latency.log_e_promotion(had), strict=False)
+        for q, log_e in zip(latency.QUANTILES, log_es, strict=False)
         if log_e < need
     ]
     if not late:
         return []
     margin = plan.steps[state["step"]].latency_margin
-    seen = max(part["n"][0] for part in had["parts"])
-    best = min(max(0.0, log_e) for log_e in latency.log_e_promotion(had))
+    seen = latency.seen_in_promotion(had)
+    best = min(max(0.0, log_e) for log_e in log_es)
     # Evidence grows in proportion to requests; before it has begun, a hundred requests are a guess.
     left = seen * (need / best - 1.0) if best > 0.5 and seen else max(100.0, float(seen))
     text = f"{' and '.join(late)} latency not yet shown to be within {100 * (margin - 1):.0f} %"
