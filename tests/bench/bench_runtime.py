@@ -62,7 +62,37 @@ def run(quick: bool) -> list[Row]:
                     spent = cpu_per_request(server, built.rows[0], Path(folder), 3 if quick else 8)
                     said = f"{spent:.0f} us CPU a request"
                     rows.append(Row(f"{PROMISED}, as {form}", "(no peer beside it yet)", said))
+    if shutil.which("wrk") is not None:
+        rows += _mirrored(3 if quick else 8)
     return [*rows, Row(f"{PROMISED}, against peers", PEERS)]
+
+
+def _mirrored(seconds: int) -> list[Row]:
+    """What copying every request costs stable: measured in turn in one process, as a ratio."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        built, file = support.build_iris(folder / "package"), folder / "mirror.json"
+        told = ("--deployment", "m", "--mirror-file", str(file))
+        with (
+            support.serving(built.path, *told, "--revision", "new") as new,
+            support.serving(built.path, *told, "--revision", "old") as old,
+        ):
+            spent = []
+            for port in (0, new.port, 1):
+                support.point(file, port)
+                until = time.monotonic() + 10
+                while bool(old.counters()["mirror"]["to"]) is not bool(port):
+                    assert time.monotonic() < until, "stable does not follow the file"
+                    time.sleep(0.1)
+                spent.append(cpu_per_request(old, built.rows[0], folder, seconds))
+    off, answers, gone = spent
+    return [
+        at_most(
+            "CPU a request, mirrored to a candidate that is gone", "<= 1.2x", 1.2, gone / off,
+            f"{gone / off:.2f}x ({off:.0f} us)",
+        ),
+        Row("the same, to one that answers", "", f"{answers / off:.2f}x"),
+    ]  # fmt: skip
 
 
 def _start(seconds: float, held: float) -> list[Row]:

@@ -539,6 +539,111 @@ JUDGING = [
     ),
 ]
 
+MIRRORED = {"steps": [{"mirror": 100}, {"weight": 50}]}
+DIFFERS = {"name": "differs", "type": "Disagreement"}
+
+
+def compared(*more: dict[str, Any], **check: Any) -> dict[str, Any]:
+    """A whole spec whose mirrored answers are compared."""
+    spec = minimal(MODEL_DEPLOYMENT)["spec"]
+    return {**spec, "rollout": MIRRORED, "analysis": {"checks": [ERRORS, DIFFERS | check, *more]}}
+
+
+def compared_case(bad: dict[str, Any], good: dict[str, Any], says: str, field: str) -> Case:
+    names = f"{ANALYSIS}.checks[1]{field}"
+    return Case("spec", compared(**bad), compared(**good), says, names)
+
+
+MIRROR = [
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 0}, {"weight": 5}],
+        [{"mirror": 1}, {"weight": 5}],
+        "greater than or equal to 1",
+        f"{ROLLOUT}.steps[0].mirror",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 101}, {"weight": 5}],
+        [{"mirror": 100}, {"weight": 5}],
+        "less than or equal to 100",
+        f"{ROLLOUT}.steps[0].mirror",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 100, "weight": 5}],
+        [{"mirror": 100}, {"weight": 5}],
+        "exactly one of weight and mirror",
+        f"{ROLLOUT}.steps[0]",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"minRequests": 500}, {"weight": 5}],
+        [{"mirror": 5, "minRequests": 500}, {"weight": 5}],
+        "exactly one of weight and mirror",
+        f"{ROLLOUT}.steps[0]",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"weight": 5}, {"mirror": 100}, {"weight": 50}],
+        [{"mirror": 10}, {"mirror": 100}, {"weight": 5}, {"weight": 50}],
+        "must come before the first weight",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 100}],
+        [{"mirror": 100}, {"weight": 90}],
+        "and a weight must follow",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 100}, {"weight": 25}, {"weight": 5}],
+        [{"mirror": 100}, {"weight": 5}, {"weight": 25}],
+        "weights must rise",
+    ),
+    Case(
+        f"{ROLLOUT}.steps",
+        [{"mirror": 100, "maxDuration": "1m"}, {"weight": 5}],
+        [{"mirror": 100, "maxDuration": "2m"}, {"weight": 5}],
+        "minDuration must not exceed maxDuration",
+        f"{ROLLOUT}.steps[0].maxDuration",
+    ),
+    Case(
+        "spec",
+        {**compared(), "rollout": {"steps": [{"weight": 50}]}},
+        compared(),
+        "must not include Disagreement without a step that mirrors",
+        f"{ANALYSIS}.checks",
+    ),
+    Case(
+        "spec",
+        {k: v for k, v in compared().items() if k != "rollout"},
+        compared(),
+        "must not include Disagreement without a step that mirrors",
+        f"{ANALYSIS}.checks",
+    ),
+    Case(
+        "spec",
+        compared({**DIFFERS, "name": "again"}),
+        compared({"name": "slow", "type": "Latency"}),
+        "must not include more than one check of type Disagreement",
+        f"{ANALYSIS}.checks",
+    ),
+    compared_case({"margin": 1.2}, {"max": 0.2}, "margin must not be set for Disagree", ".margin"),
+    compared_case({"max": 5}, {"max": 0.05}, "max must be a share below 1", ".max"),
+    compared_case({"max": 1}, {"max": 0}, "max must be a share below 1", ".max"),
+    compared_case({"min": 0.5}, {"max": 0.5}, "min must not be set here", ".min"),
+    compared_case({"tolerance": 2}, {"tolerance": 0.001}, "less than or equal to 1", ".tolerance"),
+    compared_case({"onFail": "Pause"}, {"onFail": "Rollback"}, "supported values", ".onFail"),
+    Case(
+        f"{ANALYSIS}.checks",
+        [{**ERRORS, "tolerance": 0.1}],
+        [{**ERRORS, "margin": 1.1}],
+        "tolerance must not be set for this type, only for Disagreement",
+        f"{ANALYSIS}.checks[0]",
+    ),
+]
+
 GAUGE = {"url": "http://p:9090", "query": 'delay{revision="{{revision}}"}'}
 REFUNDS = 'sum(increase(refunds_total{revision="{{revision}}"}[{{interval}}]))'
 ORDERS = 'sum(increase(orders_total{revision="{{revision}}"}[{{interval}}]))'
@@ -756,8 +861,84 @@ RECORDS = [
     ),
 ]
 
+UNIT = {"unit": {"header": "X-User-Id"}}
+STUDY = {
+    "metric": "conversion",
+    "kind": "Conversion",
+    "feedback": {"secretRef": {"name": "feedback"}},
+}
+REST = {key: value for key, value in STUDY.items() if key != "feedback"}
+
+
+def studied(**blocks: Any) -> dict[str, Any]:
+    return {"model": {"uri": "s3://models/iris"}, "traffic": UNIT, "experiment": STUDY, **blocks}
+
+
+def study_case(
+    bad: dict[str, Any], good: dict[str, Any], says: str, field: str = "", rest: Any = STUDY
+) -> Case:
+    """Two experiments that differ in what is at fault."""
+    return Case(
+        "spec",
+        studied(experiment={**rest, **bad}),
+        studied(experiment={**rest, **good}),
+        says,
+        f"spec.experiment{field}",
+    )
+
+
+EXPERIMENTS = [
+    Case("spec", studied(traffic={}), studied(), "needs traffic.unit", "spec.experiment"),
+    Case(
+        "spec",
+        studied(rollout={"strategy": "GatesOnly"}),
+        studied(rollout={"strategy": "Canary"}),
+        "must not be set with rollout.strategy GatesOnly",
+        "spec.experiment",
+    ),
+    Case(
+        "spec",
+        studied(rollout={"watch": {"holdback": 40}}, experiment={**STUDY, "weight": 61}),
+        studied(rollout={"watch": {"holdback": 40}}, experiment={**STUDY, "weight": 60}),
+        "must not exceed 100 - rollout.watch.holdback",
+        "spec.experiment.weight",
+    ),
+    study_case({"weight": 91}, {"weight": 90}, "must not exceed 100 - rollout.watch", ".weight"),
+    study_case(
+        {"maxDuration": "23h"}, {"maxDuration": "24h"}, "must be at least window", ".maxDuration"
+    ),
+    study_case({"window": "500ms"}, {"window": "1s"}, "between 1s and 2160h, for example 24h",
+               ".window"),
+    study_case({"maxDuration": "2161h"}, {"maxDuration": "2160h"}, "for example 336h",
+               ".maxDuration"),
+    study_case({"margin": 0}, {"margin": 0.02}, "between 0.001 and 0.5", ".margin"),
+    study_case({"alpha": 0}, {"alpha": 0.01}, "between 0.001 and 0.2", ".alpha"),
+    study_case({"maxUnits": 200_001}, {"maxUnits": 200_000}, "less than or equal", ".maxUnits"),
+    study_case({"kind": "Median"}, {"kind": "Ratio"}, "supported values", ".kind"),
+    study_case({}, {"sql": SQL}, "exactly one of feedback, sql and prometheus", rest=REST),
+    study_case({"sql": SQL}, {}, "exactly one of feedback, sql and prometheus"),
+    study_case(
+        {"sql": SQL, "kind": "Ratio"}, {"sql": SQL, "kind": "Mean"},
+        "must be Conversion or Mean with sql", ".kind", rest=REST,
+    ),
+    study_case(
+        {"prometheus": COUNTED, "kind": "Mean"}, {"prometheus": COUNTED},
+        "must be Conversion with prometheus", ".kind", rest=REST,
+    ),
+    study_case(
+        {"prometheus": GAUGE}, {"prometheus": COUNTED},
+        "must have events and total here", ".prometheus", rest=REST,
+    ),
+    study_case(
+        {"feedback": {"secretRef": {"name": "a b"}}}, {"feedback": {"secretRef": {"name": "ab"}}},
+        "should match", ".feedback.secretRef.name",
+    ),
+]  # fmt: skip
+
 CASES = [
-    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *JUDGING, *METRICS, *WHOLE, *TRUST, *RECORDS,
+    *ADDRESSES, *PODS, *VALIDATION, *TRAFFIC, *STEPS, *MIRROR, *JUDGING, *METRICS, *EXPERIMENTS,
+    *WHOLE,
+    *TRUST, *RECORDS,
 ]  # fmt: skip
 
 
@@ -962,7 +1143,7 @@ def _condition(kind: str, status: str, reason: str) -> dict[str, Any]:
 
 def test_explain_reads_well(server: Server, kubectl: Callable[..., str]) -> None:
     said = kubectl("explain", "mdep.spec.rollout.steps")
-    for wanted in ("Shares of traffic in rising order", "weight", "-required-", "minDuration",
+    for wanted in ("Shares of traffic in rising order", "Instead of weight", "minDuration",
                    "enum: Manual", "Default 2m below 10"):  # fmt: skip
         assert wanted in said
     everything = kubectl("explain", "mdep", "--recursive")

@@ -6,6 +6,8 @@ world itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -34,6 +36,16 @@ CHECKS = [
 ]
 
 
+def _studied(ends: str) -> dict[str, Any]:
+    """Blocks of a spec with an experiment that ends this way when it is not decided."""
+    study = {"metric": "sales", "kind": "Conversion", "window": "1s", "maxDuration": "20s"}
+    token = {"secretRef": {"name": "token"}}
+    return {
+        "traffic": {"unit": {"header": "X-User-Id"}},
+        "experiment": {**study, "feedback": token, "onInconclusive": ends},
+    }
+
+
 class Rollouts(RuleBasedStateMachine):
     """One ModelDeployment's life."""
 
@@ -60,7 +72,11 @@ class Rollouts(RuleBasedStateMachine):
         strategy=st.sampled_from(["Canary", "Canary", "Canary", "GatesOnly"]),
         holdback=st.sampled_from([10, 10, 0]),
         metric=st.booleans(),
-        start=st.sampled_from(["Idle", "Stepping", "Stepping", "Promoting", "Watching", "Next"]),
+        start=st.sampled_from(
+            ["Idle", "Mirroring", "Stepping", "Stepping", "Promoting", "Watching", "Next"]
+        ),
+        mirrored=st.booleans(),
+        ends=st.sampled_from([None, None, "Hold", "Promote", "Rollback"]),
     )
     def models(
         self,
@@ -71,18 +87,26 @@ class Rollouts(RuleBasedStateMachine):
         holdback: int,
         metric: bool,
         start: str,
+        mirrored: bool,
+        ends: str | None,
     ) -> None:
         """Which models are bad, how they are rolled out, and where the story begins."""
         self.world.errors = {digest_of(x): 0.3 for x in bad - {"a"}}
         self.world.broken_gate = {digest_of(x) for x in gates - {"a"}}
         rollout = self.world.spec["rollout"]
         watch = {**rollout["watch"], "holdback": holdback}
-        self.world.change(
-            rollout={**rollout, "onFail": on_fail, "strategy": strategy, "watch": watch}
-        )
+        first = [{"mirror": 100, "minRequests": 50, "minDuration": "4s"}]
+        steps = [*(first if mirrored or start == "Mirroring" else []), *rollout["steps"]]
+        changed = {**rollout, "onFail": on_fail, "strategy": strategy, "watch": watch}
+        self.world.change(rollout={**changed, "steps": steps})
+        self.world.mirror_speed = 0.5
         self.world.sources = {"refunds": fine}
         if metric:
             self.world.change(analysis={**self.world.spec["analysis"], "checks": CHECKS})
+        if ends is not None and strategy == "Canary":
+            self.world.change(**_studied(ends))
+            self.world.conversions = {digest_of("b"): 0.3, digest_of("c"): 0.1}
+            start = "Experimenting" if start == "Promoting" else start
         self.world.classes = {"d": "Code"}
         self.world.run(8)
         if start != "Idle":
@@ -227,6 +251,14 @@ class Rollouts(RuleBasedStateMachine):
     # What always holds
 
     @invariant()
+    def users_are_named_only_for_the_experiment_that_runs(self) -> None:
+        named, progress = self.world.roles.experiment, self.world.progress
+        if named and self.settled:
+            rollout = progress.rollout
+            assert rollout is not None and rollout.phase == "Experimenting"
+            assert progress.experiment is not None and progress.experiment.id == named
+
+    @invariant()
     def shares_are_whole(self) -> None:
         for router in self.world.routers:
             shares = router.shares()
@@ -258,6 +290,11 @@ class Rollouts(RuleBasedStateMachine):
             for revision in router.shares():
                 digest = self.world.revisions[revision].package.digest
                 assert digest not in digests, (revision, self.world.notes[-10:])
+
+    @invariant()
+    def nobody_mirrors_beside_users(self) -> None:
+        """A rollout's copies have ended before its candidate answers anybody."""
+        assert not self.world.mirrored_beside_users, self.world.notes[-10:]
 
     @invariant()
     def a_paused_failure_gets_nothing(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.looks import plan_of
 
 from sluice.rollout import judge as judging
-from sluice.stats import bounded_risk, counts, hard_limit, shift
+from sluice.stats import bounded_risk, counts, hard_limit, means, sample_ratio, shift
 from sluice.stats.counts import Counts
 from sluice.stats.look import ArmLook, Cell, Look
 
@@ -141,3 +142,66 @@ def test_the_judge_always_answers(
     json.dumps(state, allow_nan=False)
     if all(candidate.n == 0 for _, candidate in pairs):
         assert verdict.promotion == "Wait"
+
+
+@st.composite
+def outcomes(draw: st.DrawFn) -> means.Moments:
+    n = draw(LARGE)
+    mean = draw(st.floats(-1e6, 1e6))
+    variance = draw(st.sampled_from([0.0, 1e-12, 1.0, 1e12]))
+    return means.Moments(n, n * mean, n * mean * mean * (1 + 1e-9) + n * variance if n else 0.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(outcomes(), outcomes()), max_size=5), st.floats(-0.5, 2.0))
+def test_means_are_finite_and_swapping_the_arms_mirrors_them(
+    looks: list[tuple[means.Moments, means.Moments]], margin: float
+) -> None:
+    state, mirrored = means.new(), means.new()
+    for stable, candidate in looks:
+        state = means.absorb(state, stable, candidate)
+        mirrored = means.absorb(mirrored, candidate, stable)
+    for sided in ("two", "higher", "lower"):
+        assert math.isfinite(means.log_e(state, sided, margin))  # type: ignore[arg-type]
+    assert math.isclose(means.log_e(state), means.log_e(mirrored), rel_tol=1e-6, abs_tol=1e-6)
+    json.dumps(state, allow_nan=False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(LARGE, LARGE, st.floats(0.01, 0.99)), max_size=5))
+def test_sample_ratios_are_finite_at_any_counts(looks: list[tuple[int, int, float]]) -> None:
+    state, mirrored = sample_ratio.new(), sample_ratio.new()
+    for stable, candidate, weight in looks:
+        state = sample_ratio.absorb(state, stable, candidate, weight)
+        mirrored = sample_ratio.absorb(mirrored, candidate, stable, 1.0 - weight)
+    value = sample_ratio.log_e(state)
+    assert math.isfinite(value)
+    assert math.isclose(value, sample_ratio.log_e(mirrored), rel_tol=1e-6, abs_tol=1e-3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(count_pairs(), min_size=1, max_size=5))
+def test_swapping_the_arms_mirrors_the_evidence(looks: list[Counts]) -> None:
+    state, mirrored = counts.new(1.0, 1), counts.new(1.0, 1)
+    for look in looks:
+        state = counts.absorb(state, look)
+        swapped = Counts(look.candidate_n, look.candidate_x, look.stable_n, look.stable_x)
+        mirrored = counts.absorb(mirrored, swapped)
+    a, b = counts.log_e_difference(state), counts.log_e_difference(mirrored)
+    assert math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arms(), arms(), st.integers(0, 40))
+def test_a_replayed_look_and_a_split_over_pods_change_no_evidence(
+    stable: ArmLook, candidate: ArmLook, part: int
+) -> None:
+    plan = plan_of()
+    state = judging.begin_step(plan, judging.new_state(plan, "canary"), 0)
+    once = judging.absorb(plan, state, Look(0, 10.0, 5, stable, candidate))
+    assert judging.absorb(plan, once, Look(0, 10.0, 5, stable, candidate)) == once
+    left = min(part, candidate.n - candidate.client_errors - candidate.model_errors)
+    pods = ((left, 0, 0), (candidate.n - left, candidate.client_errors, candidate.model_errors))
+    split = judging.absorb(plan, state, Look(0, 10.0, 5, stable, replace(candidate, pods=pods)))
+    assert split["checks"] == once["checks"]
+    assert split["promotion"] == once["promotion"]

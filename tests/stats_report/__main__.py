@@ -15,7 +15,19 @@ import sys
 import time
 from pathlib import Path
 
-from tests.stats_report import errors, latencies, page, plots, power, promotion, rollout, values
+from tests.stats_report import (
+    business,
+    errors,
+    ladder,
+    latencies,
+    oracles,
+    page,
+    plots,
+    power,
+    promotion,
+    rollout,
+    values,
+)
 from tests.stats_report.rows import Cell, Row
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +38,9 @@ PARTS = {
     "power": power,
     "promotion": promotion,
     "values": values,
+    "ladder": ladder,
+    "business": business,
+    "oracles": oracles,
 }
 QUICK_RUNS = 200
 

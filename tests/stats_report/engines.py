@@ -36,7 +36,7 @@ class Seen:
 class OddsRatio:
     """Engine C: is the odds ratio above ``margin``?  One row a run, one start per ``begin``.
 
-    ``dispersions`` keeps the evidence for each phi that the product keeps, shape (runs, 6, 41);
+    ``dispersions`` keeps the evidence for each phi that the product keeps, shape (runs, phis, 41);
     without it phi is 1.
     """
 
@@ -52,10 +52,11 @@ class OddsRatio:
         if self.started < self.planned:
             self.up, self.started = counts.begun(self.up), self.started + 1
 
-    def absorb(self, seen: Seen) -> None:
-        """One more look."""
+    def absorb(self, seen: Seen, most: float = math.inf) -> None:
+        """One more look, of at most so many nats."""
         tests = [(counts.UP_GRID, self.log_margin)]
         gain = counts.gains(seen.n_a, seen.x_a, seen.n_b, seen.x_b, tests)[0]
+        gain = np.minimum(gain, most)
         self.up = counts.grown(self.up, gain[:, None, :], self.phis[:, None])
 
     def log_e(self, phi: Floats | None = None, without: Floats | None = None) -> Floats:
@@ -89,6 +90,11 @@ class Crossing:
         """Median time over all runs; infinite when fewer than half have crossed."""
         return float(np.median(np.where(self.ever, self.at, math.inf)))
 
+    def quantile(self, part: float) -> float:
+        """Time by which ``part`` of all runs have crossed."""
+        times = np.where(self.ever, self.at, math.inf)
+        return float(np.quantile(times, part, method="inverted_cdf"))
+
 
 class Latency:
     """Engine C at stable's p50, p90 and p99 with shifted buckets, and the jumps that stalls make.
@@ -106,6 +112,7 @@ class Latency:
         self.parts = [OddsRatio(runs, 1.0, planned, dispersions=not reverse) for _ in range(many)]
         self.last = np.full((many, runs), math.nan)
         self.jumps, self.jumped = np.zeros((many, runs)), np.zeros((many, runs))
+        self.sums = np.zeros((4, many, runs))
 
     def begin(self) -> None:
         """One more of the planned starts."""
@@ -120,7 +127,11 @@ class Latency:
         for i, part in enumerate(self.parts):
             known = edge[:, i] >= 0
             seen = Seen(*(np.where(known, column[:, i], 0) for column in found))
-            part.absorb(seen.swapped() if self.reverse else seen)
+            if self.reverse:
+                part.absorb(seen.swapped())
+            else:
+                part.absorb(seen, latency.MOST_A_LOOK)
+            self.sums[:, i] += np.stack((seen.n_a, seen.n_b, seen.x_a, seen.x_b))
             self._jump(i, seen)
         self.recent = latency.faded(self.recent, stable)
         self.past = self.past + stable
@@ -141,7 +152,7 @@ class Latency:
         """log e-value of each run and quantile."""
         if self.reverse:
             return np.stack([part.log_e() for part in self.parts], axis=-1)
-        phi = dispersion.jumps_phi(self.jumps, self.jumped)
+        phi = dispersion.jumps_phi(self.jumps, self.jumped, dispersion.steady_variance(*self.sums))
         return np.stack([p.log_e(f) for p, f in zip(self.parts, phi, strict=True)], axis=-1)
 
     def log_e(self) -> Floats:

@@ -232,6 +232,7 @@ def cells() -> list[Cell]:
     for name, often, rate in (
         ("bursts: 1 % of pod-minutes at 20 % errors", 0.01, 0.2),
         ("bursts: 5 % of pod-minutes at 5 % errors", 0.05, 0.05),
+        ("bursts: 1 % of pod-minutes at 50 % errors", 0.01, 0.5),
     ):
         add(name, partial(bursts, name=name, often=often, rate=rate))
     for share in (0.1, 0.5):

@@ -12,7 +12,9 @@ import numpy as np
 from tests.stats_report import worlds
 from tests.stats_report.engines import Crossing, Floats, Ints, Latency
 from tests.stats_report.promotion import NEED_PASS, PLAN
-from tests.stats_report.rows import Cell, Row, false_alarms, percent, within
+from tests.stats_report.rows import Cell, Row, at_most, false_alarms, percent, within
+
+from sluice.stats.logs import log_sum
 
 TABLE = "Latency"
 ALPHA = 0.05
@@ -28,11 +30,12 @@ def _arms(
     stable: Floats,
     candidate: Floats,
     requests: int = REQUESTS,
+    tail: float = 1.0,
 ) -> tuple[Ints, Ints]:
     n_b = round(requests * share)
     return (
         worlds.latencies(rng, requests - n_b, stable),
-        worlds.latencies(rng, n_b, candidate),
+        worlds.latencies(rng, n_b, candidate, tail),
     )
 
 
@@ -55,6 +58,21 @@ def equal(
     return [row if margin > 1 or not pods else Row(case, {"Sluice": row.cells["Sluice"]})]
 
 
+def stalls(rng: np.random.Generator, runs: int, *, often: float, share: float) -> list[Row]:
+    """Equal arms; now and then a single pod, of either arm, takes three times as long."""
+    engine, found, careless = Latency(runs, 1.1, 1), Crossing(runs), Crossing(runs)
+    engine.begin()
+    for number in range(100):
+        speed = np.where(rng.random((2, runs, PODS)) < often, 3.0, 1.0)
+        engine.absorb(*_arms(rng, share, speed[0], speed[1]))
+        found.mark(engine.log_e() >= NEED, number)
+        at_one = np.stack([part.log_e() for part in engine.parts], axis=-1)
+        careless.mark(log_sum(at_one) - math.log(at_one.shape[-1]) >= NEED, number)
+    case = f"stalls: {100 * often:g} % of pod-minutes three times as slow, {100 * share:g} %"
+    beside = {"without phi": percent(float(np.mean(careless.ever)))}
+    return [false_alarms(case, found.ever, ALPHA, beside)]
+
+
 def slower(
     rng: np.random.Generator, runs: int, *, share: float, factor: float, reference: float
 ) -> list[Row]:
@@ -71,6 +89,35 @@ def slower(
         found.mark(engine.log_e() >= NEED, number * size)
     case = f"{100 * factor - 100:.0f} % slower, pods differ by 3 %, {100 * share:g} % of traffic"
     return [within(case, found.median(), reference, 0.25, "requests")]
+
+
+def half_slower(rng: np.random.Generator, runs: int) -> list[Row]:
+    """50 % slower at a tenth of the traffic, pods that differ by 5 % and 5 % from look to look."""
+    engine, found, size = Latency(runs, 1.1, 1), Crossing(runs), 250
+    engine.begin()
+    speed = np.exp(0.05 * rng.standard_normal((2, runs, PODS)))
+    for number in range(1, 41):
+        now = speed * np.exp(0.05 * rng.standard_normal(speed.shape))
+        engine.absorb(*_arms(rng, 0.1, now[0], now[1] * 1.5, size))
+        found.mark(engine.log_e() >= NEED, number * size)
+    case = "50 % slower, pods differ by 5 % and 5 % from look to look, 10 % of traffic"
+    return [at_most(case, found.median(), 500 + size, "requests")]
+
+
+def slow_tail(rng: np.random.Generator, runs: int, *, share: float, reference: float) -> list[Row]:
+    """Only requests above the 95th percentile are 20 % slower; no margin.
+
+    Half as much again as the reference is allowed: it knew its thresholds, and had no floor of a
+    millisecond below which nothing is slower.
+    """
+    engine, found, size = Latency(runs, 1.0, 1), Crossing(runs), 250
+    engine.begin()
+    same = np.ones((runs, PODS))
+    for number in range(1, 100):
+        engine.absorb(*_arms(rng, share, same, same, size, tail=1.2))
+        found.mark(engine.log_e() >= NEED, number * size)
+    case = f"tail only 20 % slower, margin 0 %, {100 * share:g} % of traffic"
+    return [within(case, found.median(), reference, 0.5, "requests")]
 
 
 def at_margin(rng: np.random.Generator, runs: int, *, step: int) -> list[Row]:
@@ -118,6 +165,16 @@ def cells() -> list[Cell]:
             partial(slower, share=share, factor=factor, reference=reference),
         )
         for share, factor, reference in REFERENCE
+    ]
+    found += [
+        Cell(TABLE, f"stalls {often} {share}", partial(stalls, often=often, share=share))
+        for often in (0.01, 0.05)
+        for share in SHARES
+    ]
+    found.append(Cell(TABLE, "half slower", half_slower))
+    found += [
+        Cell(TABLE, f"tail {share}", partial(slow_tail, share=share, reference=reference))
+        for share, reference in ((0.5, 2700), (0.1, 6700))
     ]
     found += [
         Cell(TABLE, f"margin {step}", partial(at_margin, step=step))

@@ -31,14 +31,21 @@ def write(docs: Path, results: dict[str, list[Row]], runs: int, plots: list[Path
 
 
 def _table(title: str, rows: list[Row]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row.cells))
+    """Rows of the same columns together: no column is empty for most of its rows."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.cells), []).append(row)
+    parts = [_grid(list(columns), found) for columns, found in groups.items()]
+    return f"## {title}\n\n" + "\n\n".join(parts)
+
+
+def _grid(columns: list[str], rows: list[Row]) -> str:
     lines = [
-        f"## {title}\n",
         f"| case | {' | '.join(columns)} | |",
         f"|---|{'---|' * (len(columns) + 1)}",
     ]
     for row in rows:
         mark = {True: "ok", False: "**fails**", None: "-"}[row.holds]
-        cells = " | ".join(row.cells.get(name, "") for name in columns)
+        cells = " | ".join(row.cells[name] for name in columns)
         lines.append(f"| {row.case} | {cells} | {mark} |")
     return "\n".join(lines)

@@ -11,11 +11,14 @@ from functools import partial
 import numpy as np
 from tests.stats_report import worlds
 from tests.stats_report.engines import Crossing, OddsRatio
-from tests.stats_report.rows import Cell, Row, percent, within
+from tests.stats_report.rows import Cell, Row, false_alarms, percent, within
 
 from sluice.stats import watch
 
 TABLE = "Time to find a regression"
+WEIGHTS = "Time to find a regression by weight"
+PASSES = "Not worse by an odds ratio"
+ALPHA = 0.05
 NEED = math.log(20.0)
 SPREAD = 0.25
 
@@ -40,6 +43,65 @@ def found(
             break
     case = f"{100 * base:g} -> {100 * worse:g} %, {100 * share:g} % of traffic"
     return [within(case, crossing.median(), reference, SPREAD, "requests")]
+
+
+def by_weight(
+    rng: np.random.Generator,
+    runs: int,
+    *,
+    base: float,
+    worse: float,
+    share: float,
+    reference: float,
+) -> list[Row]:
+    """Requests after which four of five runs have found it: how long a step must be."""
+    size = max(20, min(2000, round(reference / 60)))
+    engine, crossing = OddsRatio(runs, 1.0, 1), Crossing(runs)
+    engine.begin()
+    for number in range(1, math.ceil(4 * reference / size)):
+        engine.absorb(worlds.look(rng, runs, size, share, base, worse))
+        crossing.mark(engine.log_e() >= NEED, number * size)
+        if np.mean(crossing.ever) > 0.85:
+            break
+    case = f"{100 * base:g} -> {100 * worse:g} %, {100 * share:g} % of traffic"
+    row = within(case, crossing.quantile(0.8), reference, SPREAD, "requests")
+    cells = {"80 %": row.cells["median"]} | {k: v for k, v in row.cells.items() if k != "median"}
+    return [Row(case, cells, row.holds, row.points)]
+
+
+def not_worse(
+    rng: np.random.Generator,
+    runs: int,
+    *,
+    base: float,
+    margin: float,
+    share: float,
+    reference: float,
+) -> list[Row]:
+    """The arms swapped and the margin inverted: is "worse by the margin" refuted?
+
+    An equal candidate until it passes; one exactly at the margin for 100,000 requests.
+    """
+    at_margin = margin * base / (1.0 - base + margin * base)
+    size = max(100, round(reference / 60))
+    rows = []
+    for candidate in (base, at_margin):
+        engine, passed = OddsRatio(runs, 1.0 / margin, 1), Crossing(runs)
+        engine.begin()
+        for number in range(1, math.ceil(max(100_000, 4 * reference) / size)):
+            seen = worlds.look(rng, runs, size, share, base, candidate)
+            engine.absorb(seen.swapped())
+            passed.mark(engine.log_e() >= NEED, number * size)
+        case = f"{100 * base:g} %, margin {margin:g}, {100 * share:g} % of traffic"
+        if candidate == base:
+            row = within(f"{case}: equal", passed.median(), reference, SPREAD, "requests")
+            share_passed = {"passed": percent(float(np.mean(passed.ever)))}
+            rows.append(Row(row.case, {**share_passed, **row.cells}, row.holds, row.points))
+        else:
+            row = false_alarms(f"{case}: at the margin", passed.ever, ALPHA, {})
+            cells = {"passed": row.cells["Sluice"], "claim": row.cells["claim"]}
+            rows.append(Row(row.case, cells, row.holds, row.points))
+    return rows
 
 
 def watched(
@@ -67,12 +129,25 @@ REFERENCE = (
     (0.01, 0.05, 0.5, 500),
     (0.01, 0.05, 0.1, 1200),
 )
+BY_WEIGHT = {
+    (0.001, 0.01): (57_500, 13_000, 6_200, 3_400, 2_700),
+    (0.005, 0.01): (330_000, 68_700, 35_900, 17_100, 13_000),
+    (0.01, 0.02): (168_000, 34_400, 18_800, 8_700, 6_900),
+    (0.01, 0.05): (17_000, 3_600, 2_000, 900, 800),
+    (0.01, 0.012): (3_900_000, 846_000, 458_000, 237_000, 169_000),
+}
+NOT_WORSE = (
+    (0.01, 1.25, 0.5, 52_000),
+    (0.01, 1.5, 0.5, 16_000),
+    (0.01, 2.0, 0.1, 12_000),
+    (0.005, 2.0, 0.1, 22_000),
+)
 WATCH_REFERENCE = ((2.0, 0.1, 34000), (2.0, 0.2, 21000), (5.0, 0.05, 11000), (5.0, 0.1, 6000))
 
 
 def cells() -> list[Cell]:
     """Every simulation of this table."""
-    return [
+    found_cells = [
         Cell(
             TABLE,
             f"{base} {worse} {share}",
@@ -87,3 +162,21 @@ def cells() -> list[Cell]:
         )
         for factor, holdback, reference in WATCH_REFERENCE
     ]
+    by_weight_cells = [
+        Cell(
+            WEIGHTS,
+            f"{base} {worse} {share}",
+            partial(by_weight, base=base, worse=worse, share=share, reference=reference),
+        )
+        for (base, worse), references in BY_WEIGHT.items()
+        for share, reference in zip(worlds.RAMP, references, strict=True)
+    ]
+    not_worse_cells = [
+        Cell(
+            PASSES,
+            f"{base} {margin} {share}",
+            partial(not_worse, base=base, margin=margin, share=share, reference=reference),
+        )
+        for base, margin, share, reference in NOT_WORSE
+    ]
+    return found_cells + by_weight_cells + not_worse_cells

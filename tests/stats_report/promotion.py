@@ -145,20 +145,27 @@ class Ladder:
         shares = np.array([step.weight / 100.0 for step in PLAN.steps])[self.step]
         total = np.where(going, self.rng.poisson(self.rps * length, len(going)), 0)
         n_b = self.rng.binomial(total, shares)
-        n_a = total - n_b
-        seen = Seen(n_a, self.rng.binomial(n_a, self.base), n_b, self.rng.binomial(n_b, self.worse))
+        seen = self._events(total - n_b, n_b)
         self.seconds = self.seconds + going * length
         self.in_step = self.in_step + going * length
         self.candidate_n = self.candidate_n + n_b
-        self.sums += np.stack((n_a, seen.x_a, n_b, seen.x_b))
+        self.sums += np.stack((seen.n_a, seen.x_a, seen.n_b, seen.x_b))
         self.risk.absorb(seen)
         self._absorb_alarm(seen)
-        alarmed = going & (self._log_e() >= NEED_ALARM) & self._matters()
+        alarmed = going & self._alarms()
         self.end[alarmed] = TAKEN_BACK
         passed = going & ~alarmed & self._passes()
         last = self.step == len(PLAN.steps) - 1
         self.end[passed & last] = PROMOTED
         self._begin(passed & ~last)
+
+    def _events(self, n_a: Ints, n_b: Ints) -> Seen:
+        """What so many requests of both arms came to."""
+        return Seen(n_a, self.rng.binomial(n_a, self.base), n_b, self.rng.binomial(n_b, self.worse))
+
+    def _alarms(self) -> Flags:
+        alarms: Flags = (self._log_e() >= NEED_ALARM) & self._matters()
+        return alarms
 
     def _absorb_alarm(self, seen: Seen) -> None:
         tests = [(counts.UP_GRID, math.log(MARGIN))]
@@ -216,7 +223,8 @@ def worse(
     }
     holds = outcome.share(PROMOTED) <= limit(most, runs) if most < 1 else None
     case = f"{100 * base:g} -> {100 * factor * base:.2g} %, {rps:g} requests/s"
-    return [Row(case, cells, holds, {"promoted": outcome.share(PROMOTED), "factor": factor})]
+    points = {"promoted": outcome.share(PROMOTED), "factor": factor, "base": base, "rps": rps}
+    return [Row(case, cells, holds, points)]
 
 
 def at_margin(

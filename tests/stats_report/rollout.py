@@ -1,5 +1,6 @@
-"""A whole rollout of an equal candidate: canary and watch, every guardrail, the product's alpha.
+"""A whole rollout of an equal candidate, and of one exactly at every margin.
 
+Canary and watch, every guardrail, the product's alpha.
 Errors 0.5 %, client errors 2 % and latency, margins 1.2, 1.2 and 10 %, half of 1 % for the canary
 and half for the watch; rates drift by half over the rollout.  An alarm needs the mean of the three
 e-values and, for rates, 0.1 points of observed difference, as in the judge.
@@ -23,6 +24,7 @@ from sluice.stats.logs import log_sum
 TABLE = "A whole rollout"
 RATES = (0.005, 0.02)
 PODS = 2
+SLOWER = next(c.margin for c in PLAN.checks if c.type == "Latency")
 
 
 class Phase:
@@ -30,7 +32,7 @@ class Phase:
 
     def __init__(self, runs: int, planned: int, alpha: float):
         self.rates = [OddsRatio(runs, MARGIN, planned) for _ in RATES]
-        self.latency = Latency(runs, 1.1, planned)
+        self.latency = Latency(runs, SLOWER, planned)
         self.sums = np.zeros((len(RATES), 4, runs))
         self.need = math.log(1.0 / alpha)
         self.found = Crossing(runs)
@@ -42,16 +44,24 @@ class Phase:
             engine.begin()
 
     def look(
-        self, rng: np.random.Generator, number: int, requests: int, share: float, drift: float
+        self,
+        rng: np.random.Generator,
+        number: int,
+        requests: int,
+        share: float,
+        drift: float,
+        worse: bool,
     ) -> None:
-        """One look of equal arms."""
+        """One look of equal arms, or of a candidate exactly at every margin."""
         for i, (engine, rate) in enumerate(zip(self.rates, RATES, strict=True)):
-            seen = worlds.look(rng, self.runs, requests, share, rate * drift, rate * drift)
+            odds = (MARGIN if worse else 1.0) * rate * drift / (1.0 - rate * drift)
+            seen = worlds.look(rng, self.runs, requests, share, rate * drift, odds / (1.0 + odds))
             engine.absorb(seen)
             self.sums[i] += np.stack((seen.n_a, seen.x_a, seen.n_b, seen.x_b))
         same, n_b = np.ones((self.runs, PODS)), round(requests * share)
         self.latency.absorb(
-            worlds.latencies(rng, requests - n_b, same), worlds.latencies(rng, n_b, same)
+            worlds.latencies(rng, requests - n_b, same),
+            worlds.latencies(rng, n_b, same * (SLOWER if worse else 1.0)),
         )
         self.found.mark(self._alarmed(), number)
 
@@ -67,26 +77,27 @@ class Phase:
         return alarmed
 
 
-def equal(rng: np.random.Generator, runs: int, *, requests: int) -> list[Row]:
+def tolerated(rng: np.random.Generator, runs: int, *, requests: int, worse: bool) -> list[Row]:
     """20 looks at each step, then a watch of 120 looks."""
     canary = Phase(runs, len(PLAN.steps), PLAN.alpha_canary)
     for number in range(20 * len(PLAN.steps)):
         if number % 20 == 0:
             canary.begin()
         share = PLAN.steps[number // 20].weight / 100.0
-        canary.look(rng, number, requests, share, 1.0 + number / 120.0)
+        canary.look(rng, number, requests, share, 1.0 + number / 120.0, worse)
     looks = 120
     after = Phase(runs, watch.planned_starts(looks), PLAN.alpha_watch)
     for number in range(looks):
         if watch.begins(number, looks):
             after.begin()
         drift = 1.0 + 0.5 * math.cos(2.0 * math.pi * number / looks)
-        after.look(rng, number, requests, PLAN.final_weight / 100.0, drift)
+        after.look(rng, number, requests, PLAN.final_weight / 100.0, drift, worse)
     beside = {
         "canary": percent(float(np.mean(canary.found.ever))),
         "watch": percent(float(np.mean(after.found.ever))),
     }
-    case = f"an equal candidate, {requests} requests a look, taken back in canary or watch"
+    who = "a candidate exactly at every margin" if worse else "an equal candidate"
+    case = f"{who}, {requests} requests a look, taken back in canary or watch"
     alpha = PLAN.alpha_canary + PLAN.alpha_watch
     return [false_alarms(case, canary.found.ever | after.found.ever, alpha, beside)]
 
@@ -94,6 +105,7 @@ def equal(rng: np.random.Generator, runs: int, *, requests: int) -> list[Row]:
 def cells() -> list[Cell]:
     """Every simulation of this table."""
     return [
-        Cell(TABLE, f"equal {requests}", partial(equal, requests=requests))
+        Cell(TABLE, f"{requests} {worse}", partial(tolerated, requests=requests, worse=worse))
+        for worse in (False, True)
         for requests in (200, 1000)
     ]

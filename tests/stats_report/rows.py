@@ -68,3 +68,15 @@ def within(case: str, measured: float, reference: float, spread: float, unit: st
     }
     holds = abs(measured / reference - 1.0) <= spread
     return Row(case, cells, holds, {"median": measured, "reference": reference})
+
+
+def at_least(case: str, share: float, claimed: float, runs: int) -> Row:
+    """A row that claims to find at least ``claimed`` of what is there."""
+    cells = {"found": percent(share), "claim": f">= {percent(claimed)} - 3 s.e."}
+    return Row(case, cells, share >= claimed - (limit(claimed, runs) - claimed))
+
+
+def at_most(case: str, measured: float, most: float, unit: str) -> Row:
+    """A row that claims a median of at most ``most``."""
+    cells = {"median": f"{measured:,.0f} {unit}", "claim": f"<= {most:,.0f} {unit}"}
+    return Row(case, cells, measured <= most)

@@ -169,6 +169,7 @@ class Lab:
     stable: SlotTarget = field(default_factory=lambda: SlotTarget("-", "unset.sluice.test"))
     process: asyncio.subprocess.Process | None = None
     servers: list[Server] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
 
     @property
     def pod(self) -> RouterPod:
@@ -208,7 +209,7 @@ class Lab:
             "-db",
             "-f",
             f"{self.shape.config_dir}/haproxy.cfg",
-            env={**os.environ, "POD_IP": "127.0.0.1"},
+            env={**os.environ, "POD_IP": "127.0.0.1", **self.env},
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )

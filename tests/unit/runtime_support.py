@@ -238,6 +238,25 @@ def build_odd(path: Path, *, delay: float = 0.0) -> Built:
     return Built(path, write_package(path, manifest, files), model, [{"x": 1.0}], np.ones((1, 1)))
 
 
+AIM: dict[str, Any] = {
+    "schema": 1,
+    "id": "r1",
+    "revision": "new",
+    "addresses": ["10.0.0.7:80"],
+    "percent": 100,
+}
+"""A mirror file of the operator's."""
+
+
+def point(file: Path, port: int, **changes: Any) -> None:
+    """Mirror to a port of this machine, or to nobody: as kubelet does, another file takes the
+    name."""
+    fresh = file.with_suffix(".new")
+    said = {**AIM, "addresses": [f"127.0.0.1:{port}"], **changes} if port else {}
+    fresh.write_text(json.dumps(said))
+    fresh.replace(file)
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago."""
     sockets = [socket.socket() for _ in range(count)]

@@ -61,7 +61,7 @@ def test_the_smallest_spec_has_a_safe_default_for_everything() -> None:
 
 def test_fields_of_a_newer_version_are_ignored_on_read() -> None:
     spec = ModelDeploymentSpec.model_validate(
-        {"model": {"uri": "s3://m/i", "track": {"channel": "prod"}}, "experiment": {}}
+        {"model": {"uri": "s3://m/i", "track": {"channel": "prod"}}, "canary": {}}
     )
     assert spec.model.uri == "s3://m/i"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.controller_world import OWNER
+from tests.unit.controller_world import OWNER, container, pod, running, world
 
 from sluice.api.modeldeployment import Serving, Validation
 from sluice.api.status import LastRollback
 from sluice.controller.apply import secret_of, sheds, unconfirmed_since
-from sluice.controller.looks import _said
+from sluice.controller.looks import _pods, _said, _said_of_copies
+from sluice.evidence.mirror import Followed, MirrorReading
 from sluice.evidence.snapshot import Reading
 from sluice.objects.common import Obj
 from sluice.objects.jobs import gates_job
@@ -85,6 +86,14 @@ def test_each_revision_is_fetched_with_the_secret_that_it_was_recorded_with() ->
     assert secrets == {"candidate": "s3-new", "stable": "s3-old"}
 
 
+def test_pods_that_have_ended_are_not_waited_for() -> None:
+    pods = {
+        "old": [pod("a"), pod("evicted", phase="Failed"), pod("young", address="")],
+        "new": [pod("b", going=True)],
+    }
+    assert [p.name for p in _pods(world(pods=pods), "old", "new")] == ["a", "b"]
+
+
 def test_what_is_said_of_a_look() -> None:
     good = Look(1, 1.0, 20, ArmLook(n=8), ArmLook(n=2))
     assert _said(Reading(good, {}, "")) == ""
@@ -93,3 +102,26 @@ def test_what_is_said_of_a_look() -> None:
     partial = _said(Reading(good, {}, "Pod p does not answer."))
     assert partial.startswith("Pod p does not answer.")
     assert "nothing is promoted" in partial
+
+
+def test_a_look_at_copies_says_what_is_wrong_with_it() -> None:
+    followed = Followed(2, 2, 2, 0, "")
+
+    def read(n: int, message: str = "") -> str:
+        look = Look(1, 10.0, 0, ArmLook(n), ArmLook(n))
+        return _said_of_copies(MirrorReading(look, {}, followed, message))
+
+    assert read(7) == ""
+    assert read(0) == "The candidate answered no copy."
+    assert read(7, "Pod a is away.").startswith("Pod a is away. Until all answer")
+
+
+def test_only_pods_that_users_reach_are_asked_what_they_copied() -> None:
+    pods = [
+        pod("one", container(running()), ready=True),
+        pod("late", container(running()), address="10.0.0.3"),
+        pod("gone", container(running()), ready=True, going=True, address="10.0.0.4"),
+    ]
+    seen = world(pods={"old": pods})
+    assert [p.name for p in _pods(seen, "old", ready=True)] == ["one"]
+    assert [p.name for p in _pods(seen, "old")] == ["one", "late", "gone"]

@@ -13,7 +13,7 @@ from tests.unit.router_lab import router_lab
 
 from sluice.controller.ensure import Ensurer
 from sluice.controller.observe import World
-from sluice.controller.route import Router, _shares, shape_of, started_at
+from sluice.controller.route import Router, _shares, addresses_of, shape_of, started_at
 from sluice.objects.haproxy_config import config_files, servers_for
 from sluice.objects.router_plan import Weights, unset_target
 from sluice.rollout.model import Roles
@@ -52,6 +52,23 @@ def test_a_candidates_weight_is_of_what_the_holdback_leaves() -> None:
     weights = Weights("a", "b", 20, "c", 10, "s", "h")
     assert _shares(weights, slots, roles) == (20, 10)
     assert round(weights.share("b")) == 18
+
+
+def test_routers_name_users_only_while_an_experiment_has_a_candidate() -> None:
+    studied = ROLES.model_copy(update={"experiment": "e-1"})
+    assert router(world()).weights(studied).experiment == "e-1"
+    assert router(world()).weights(ROLES).experiment is None
+    gone = studied.model_copy(update={"weight": 0})
+    assert router(world()).weights(gone).experiment is None
+
+
+def test_feedback_is_open_only_with_a_secret_for_it() -> None:
+    assert shape_of(world(), "").feedback is None
+    study = {"metric": "sales", "kind": "Mean", "feedback": {"secretRef": {"name": "mine"}}}
+    assert shape_of(world(spec={"experiment": study}), "").feedback == ("mine", "token")
+    query = {"secretRef": {"key": "dwh"}, "query": "SELECT :start, :end"}
+    counted = {"metric": "sales", "kind": "Mean", "sql": query}
+    assert shape_of(world(spec={"experiment": counted}), "").feedback is None
 
 
 def test_a_router_that_still_sends_to_another_candidate_is_seen() -> None:
@@ -113,3 +130,21 @@ def test_a_router_that_leaves_is_told_too(tmp_path: Path) -> None:
             assert (await lab.read()).pods[0].weights.carrying() == {"a"}
 
     asyncio.run(run())
+
+
+def test_copies_go_to_the_service_or_to_ready_pods_where_it_leads_nowhere() -> None:
+    pods = [
+        pod("one", container(running()), ready=True),
+        pod("two", container(running()), ready=True, address="fd00::2"),
+        pod("late", container(running()), address="10.0.0.3"),
+        pod("gone", container(running()), ready=True, going=True, address="10.0.0.4"),
+    ]
+
+    def at(address: str | None) -> list[str]:
+        service = {"spec": {"clusterIP": address}}
+        seen = world(pods={"abc": pods}, services={"iris-rev-abc": service} if address else {})
+        return addresses_of(seen, "abc")
+
+    assert at("10.96.0.7") == ["10.96.0.7:80"]
+    assert at("fd00::7") == ["[fd00::7]:80"]
+    assert at(None) == at("127.0.0.9") == ["10.0.0.1:8080", "[fd00::2]:8080"]

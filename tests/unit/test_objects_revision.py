@@ -9,10 +9,13 @@ from sluice.objects.common import Owner
 from sluice.objects.revision import (
     deployment,
     disruption_budget,
+    mirror_settings,
     placed,
     pod_template,
     services,
+    settings_map,
 )
+from sluice.runtime.mirror import read_aim
 
 OWNER = Owner("iris", "default", "u-1")
 DIGEST = "sha256:" + "ab" * 32
@@ -80,3 +83,46 @@ def test_placement_never_overrides_our_labels() -> None:
     assert made["metadata"]["labels"]["team"] == "a"
     assert made["spec"]["nodeSelector"] == {"k": "v"}
     assert "nodeSelector" not in template()["spec"], "placement is not part of the record"
+
+
+AIM: dict[str, Any] = {
+    "rollout": "r1",
+    "revision": "abc",
+    "addresses": ["10.0.0.9:80"],
+    "percent": 100,
+    "tolerance": 0.01,
+    "timeout": 2.0,
+}
+
+
+def test_pods_read_their_settings_while_they_run_and_start_without_them() -> None:
+    spec = template()["spec"]
+    volume = next(v for v in spec["volumes"] if v["name"] == "settings")
+    assert volume["configMap"] == {"name": "iris-rev-0123456789-settings", "optional": True}
+    (model,) = spec["containers"]
+    mount = next(m for m in model["volumeMounts"] if m["name"] == "settings")
+    assert mount["readOnly"] is True
+    assert f"--mirror-file={mount['mountPath']}/mirror.json" in model["args"]
+    assert settings_map(OWNER, "0123456789", {})["metadata"]["name"] == volume["configMap"]["name"]
+
+
+def test_the_runtime_reads_what_is_written_for_it() -> None:
+    written = settings_map(OWNER, "0123456789", mirror_settings(**AIM))["data"]["mirror.json"]
+    aim = read_aim(written.encode())
+    assert aim is not None
+    assert (aim.id, aim.revision, aim.percent) == ("r1", "abc", 100)
+    assert aim.places() == [("10.0.0.9", 80)]
+    assert aim.timeout == 3.0, "the candidate's own 504 arrives"
+    assert read_aim(settings_map(OWNER, "0123456789", {})["data"]["mirror.json"].encode()) is None
+
+
+def test_settings_are_the_same_bytes_for_the_same_wish() -> None:
+    """Or pods would read, and the operator write, for nothing."""
+    turned = {**AIM, "addresses": ["10.0.0.9:80", "10.0.0.1:80"]}
+    again = {**AIM, "addresses": ["10.0.0.1:80", "10.0.0.9:80"]}
+    assert mirror_settings(**turned) == mirror_settings(**again)
+    assert len(mirror_settings(**{**AIM, "addresses": ["10.0.0.1:80"] * 500})["addresses"]) == 64
+
+
+def test_nobody_is_mirrored_to_while_nobody_is_there() -> None:
+    assert mirror_settings(**{**AIM, "addresses": []}) == {}

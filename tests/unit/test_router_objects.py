@@ -65,6 +65,19 @@ def test_a_change_that_running_routers_cannot_follow_replaces_them() -> None:
     assert shape_hash(SPEC.shape) == shape_hash(RouterShape())
 
 
+def test_the_token_of_feedback_is_in_the_environment_and_in_no_file() -> None:
+    spec = replace(SPEC, shape=RouterShape(feedback=("mine", "token")))
+    objects = by_kind(spec)
+    env = objects["Deployment"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    source = {"secretKeyRef": {"name": "mine", "key": "token", "optional": True}}
+    assert {"name": "SLUICE_FEEDBACK_TOKEN", "valueFrom": source} in env
+    config = objects["ConfigMap"]["data"]["haproxy.cfg"]
+    assert "env(SLUICE_FEEDBACK_TOKEN)" in config
+    plain = by_kind(SPEC)
+    assert "SLUICE_FEEDBACK_TOKEN" not in plain["ConfigMap"]["data"]["haproxy.cfg"]
+    assert plain["Deployment"] != objects["Deployment"], "running routers cannot learn of it"
+
+
 def test_the_files_name_stable_only() -> None:
     files = by_kind(SPEC)["ConfigMap"]["data"]
     assert files["weights.map"] == "plan b:-:0:-:0:0:0\n"
@@ -89,8 +102,9 @@ def test_the_whole_file_is_reviewed_like_code() -> None:
         RouterShape(),
         RouterShape(unit_header="X-User-Id", dns="10.96.0.10:53"),
         RouterShape(unit_cookie="session", servers_per_slot=500),
+        RouterShape(unit_header="X-User-Id", feedback=("mine", "token")),
     ],
-    ids=["random", "header", "cookie"],
+    ids=["random", "header", "cookie", "feedback"],
 )
 @pytest.mark.parametrize("target", [STABLE, replace(STABLE, cluster_ip=None), unset_target()])
 def test_haproxy_accepts_the_file(tmp_path: Path, shape: RouterShape, target: SlotTarget) -> None:
@@ -121,7 +135,10 @@ def test_a_plan_is_read_back_as_it_was_written() -> None:
     plan = Weights("a", "b", 25, "c", 10, "5f3a", "77aa")
     assert Weights.decode(plan.encode()) == plan
     assert Weights.decode(Weights("b").encode()) == Weights("b")
-    with pytest.raises(ValueError, match="seven fields"):
+    studied = replace(plan, experiment="5f3a-1")
+    assert studied.encode() == "a:b:25:c:10:5f3a:77aa:5f3a-1"
+    assert Weights.decode(studied.encode()) == studied
+    with pytest.raises(ValueError, match="seven or eight fields"):
         Weights.decode("a:b:25")
 
 

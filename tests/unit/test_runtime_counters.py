@@ -21,6 +21,7 @@ from sluice.runtime.counters import (
     latency_bin,
 )
 from sluice.runtime.metrics import exposition
+from sluice.runtime.mirror import Mirror
 
 MANIFEST = Manifest(
     name="m",
@@ -160,7 +161,7 @@ def test_metrics_are_well_formed_and_agree_with_the_counters() -> None:
     for seconds in (0.0001, 0.01, 0.5, 500):
         counters.finished(Outcome.OK, -1, seconds, 2)
     counters.model_error("ValueError")
-    lines = exposition(counters, ready=True).decode().splitlines()
+    lines = exposition(counters, Mirror(), ready=True).decode().splitlines()
     values = {}
     for line in lines:
         if not line.startswith("#"):

@@ -192,3 +192,16 @@ def test_mean_of_e_values() -> None:
     assert combine.log_mean([1000.0, -1000.0], [1.0, 3.0]) == pytest.approx(1000 - math.log(4))
     with pytest.raises(ValueError, match="weight"):
         combine.log_mean([1.0, 2.0], [1.0])
+
+
+def test_a_state_of_fewer_dispersions_is_measured_anew_beyond_them() -> None:
+    look = Counts(900, 3, 900, 60)
+    whole = counts.absorb(counts.start(counts.new(1.0, 2)), look)
+    old = {**whole, "up": whole["up"][:6]}
+    assert counts.log_e(old, 10.0) == counts.log_e(whole, 10.0)
+    assert counts.log_e(old, 60.0) == pytest.approx(0.0, abs=1e-4)
+    more, both = counts.absorb(old, look), counts.absorb(whole, look)
+    assert counts.log_e(more, 10.0) == counts.log_e(both, 10.0)
+    assert 0.0 < counts.log_e(more, 60.0) < counts.log_e(both, 60.0)
+    assert len(counts.start(old)["up"]) == len(whole["up"])
+    assert counts.log_e({**counts.new(1.0, 1), "up": old["up"]}, 60.0) == pytest.approx(0.0)

@@ -11,6 +11,7 @@ from scipy.stats import hypergeom
 
 from sluice.stats import dispersion, hard_limit, latency, outage, shift, watch
 from sluice.stats.counts import Counts
+from sluice.stats.crossing import crossing
 from sluice.stats.look import ArmLook, Look, latency_bin, latency_edge
 
 
@@ -278,8 +279,20 @@ def test_jumps_tell_bursts_from_a_steady_difference() -> None:
     for k in range(40):
         steady = dispersion.absorb_jumps(steady, Counts(100, 2, 100, 20 + k % 3))
         bursts = dispersion.absorb_jumps(bursts, Counts(100, 2, 100, 20 if k % 8 == 0 else 2))
-    assert dispersion.phi_of_jumps(steady) == 1.0
-    assert dispersion.phi_of_jumps(bursts) > 1.5
+    assert dispersion.phi_of_jumps(steady, [4000, 4000], [80, 840]) == 1.0
+    assert dispersion.phi_of_jumps(bursts, [4000, 4000], [80, 170]) > 1.5
+
+
+def test_a_steady_difference_is_no_dispersion_however_rare_the_candidates_events() -> None:
+    rng = np.random.default_rng(6)
+    steady = dispersion.new_jumps()
+    n, x = [0, 0], [0, 0]
+    for _ in range(200):
+        events = [int(rng.poisson(10)), int(rng.poisson(3))]
+        steady = dispersion.absorb_jumps(steady, Counts(900, events[0], 100, events[1]))
+        n, x = [n[0] + 900, n[1] + 100], [x[0] + events[0], x[1] + events[1]]
+    assert dispersion.phi_of_jumps(steady, n, x) == 1.0
+    assert dispersion.phi_of_jumps(steady, n, [900 * x[1] // 100, x[1]]) > 1.5
 
 
 def test_thresholds_follow_a_stable_that_became_fast() -> None:
@@ -307,3 +320,11 @@ def test_the_chance_of_a_split_is_scipys_hypergeometric_tail() -> None:
         ours = outage.hypergeometric_tail(least, total, marked, drawn)
         theirs = float(hypergeom.sf(least - 1, total, marked, drawn))
         assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12), (least, total, marked, drawn)
+
+
+def test_a_crossing_is_found_to_the_last_place() -> None:
+    assert crossing(lambda x: x**3 - 2.0, 0.0, 2.0) == pytest.approx(2 ** (1 / 3), abs=1e-15)
+    assert crossing(lambda x: 1.0 - x, -40.0, 40.0) == 1.0
+    assert crossing(lambda x: x - 3.0, 3.0, 9.0) == 3.0
+    with pytest.raises(ValueError, match="no sign change between 0"):
+        crossing(lambda x: x + 1.0, 0.0, 9.0)

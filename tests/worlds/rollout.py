@@ -19,13 +19,16 @@ from sluice.api.modelrevision import PackageInfo, Verdict
 from sluice.api.status import Condition, GateStatus
 from sluice.api.trustpolicy import TrustPolicySpec
 from sluice.controller.apply import sheds
+from sluice.rollout import judge_experiment
 from sluice.rollout.decide import decide
 from sluice.rollout.identity import source_hash
-from sluice.rollout.looking import absorbed, arms, due
+from sluice.rollout.looking import Arms, absorbed, arms, copies, due
 from sluice.rollout.model import (
     Decision,
     GatesView,
     Inputs,
+    MirrorOrder,
+    MirrorSeen,
     PodsView,
     Progress,
     ResolveView,
@@ -35,7 +38,8 @@ from sluice.rollout.model import (
     Trouble,
 )
 from sluice.rollout.states import prove
-from sluice.stats.look import ArmLook, Look, MetricLook
+from sluice.stats.look import ArmLook, Cell, Look, MetricLook, MirrorLook
+from sluice.stats.units import Pairs
 
 BASE = {
     "rollout": {
@@ -115,6 +119,20 @@ class SimWorld:
     gates_for: str | None = None
     rate: float = 400.0
     errors: dict[str, float] = field(default_factory=dict)
+    differs: dict[str, float] = field(default_factory=dict)
+    """Digest -> share of answers that differ from stable's."""
+    mirror_files: dict[str, MirrorOrder | None] = field(default_factory=dict)
+    mirrors: dict[str, list[MirrorOrder | None]] = field(default_factory=dict)
+    """Revision -> what each of its two pods has read."""
+    mirror_speed: float = 1.0
+    """Chance a second that a pod reads its file again."""
+    copied: Counter[str] = field(default_factory=Counter)
+    """Revision -> copies it answered."""
+    mirrored_beside_users: bool = False
+    conversions: dict[str, float] = field(default_factory=dict)
+    """Share of converting units by package digest, in an experiment."""
+    split: float | None = None
+    """Share of units that the candidate really gets; None: as planned."""
     broken_gate: set[str] = field(default_factory=set)
     crashing: set[str] = field(default_factory=set)
     classes: dict[str, str] = field(default_factory=dict)
@@ -263,14 +281,60 @@ class SimWorld:
         self.now += seconds
         for router in self.routers:
             self.got_traffic |= set(router.shares()) if router.up else set()
+        self._read_mirror_files()
         for revision, wanted in self.wanted.items():
             if revision in self.crashing or revision in self.troubles:
                 self.ready[revision] = 0
             else:
                 self.ready[revision] = wanted
 
+    def _read_mirror_files(self) -> None:
+        served = {s for r in self.routers for s in r.shares() if r.up}
+        for revision, wanted in self.mirror_files.items():
+            pods = self.mirrors.setdefault(revision, [None, None])
+            for number in range(len(pods)):
+                if self.rng.random() < self.mirror_speed:
+                    pods[number] = wanted
+            now = self.progress.rollout.id if self.progress.rollout is not None else ""
+            copied = {p.candidate for p in pods if p is not None and p.rollout == now}
+            self.mirrored_beside_users |= bool(copied & served)
+
+    def _copies(self) -> Progress | None:
+        """The progress with a look at copies in it; None when nothing is mirrored."""
+        found = copies(self.progress, self.roles)
+        if found is None or not due(self.progress, 2.0, self.now):
+            return None
+        pods = self.mirrors.get(found.stable, [None, None])
+        on = [p for p in pods if p is not None and p.candidate == found.candidate]
+        seen = MirrorSeen(
+            at=self.now, pods=2, answered=2, mirroring=len(on), quiet=pods.count(None)
+        )
+        after = self.progress.model_copy(update={"look_at": self.now, "mirror_seen": seen})
+        key = {"mirror": [found.rollout, found.candidate]}
+        if self.progress.snapshot != key or not on:
+            return after.model_copy(update={"snapshot": key})
+        traffic = 0.0 if self.stopped_traffic else self.rate * 2.0
+        n = int(traffic * sum(p.percent for p in on) / 200)
+        self.copied[found.candidate] += n
+        stable, candidate = (self._arm(r, n) for r in (found.stable, found.candidate))
+        good = max(0, n - stable.model_errors - candidate.model_errors)
+        rate = self.differs.get(self.revisions[found.candidate].package.digest, 0.0)
+        other = sum(self.rng.random() < rate for _ in range(good)) if rate else 0
+        look = Look(
+            id=self.progress.looks,
+            seconds=2.0,
+            weight=0,
+            stable=replace(stable, latency={}, load_per_pod=0.0),
+            candidate=replace(candidate, latency={}, load_per_pod=0.0),
+            mirror=MirrorLook(compared=good, disagreed=other),
+        )
+        return absorbed(after, found.plan, look)
+
     def look(self) -> Progress:
         """The progress with a look in it, when one is due; not committed yet."""
+        mirrored = self._copies()
+        if mirrored is not None:
+            return mirrored
         found = arms(self.progress, self.roles, self.view())
         interval = 2.0
         if self.stopped_traffic or found is None or not due(self.progress, interval, self.now):
@@ -288,7 +352,39 @@ class SimWorld:
             candidate=self._arm(found.candidate, int(total * share)),
             metrics={name: source() for name, source in self.sources.items()},
         )
-        return absorbed(self.progress, found.plan, look).model_copy(update={"look_at": self.now})
+        after = absorbed(self.progress, found.plan, look).model_copy(update={"look_at": self.now})
+        return self._units(after, found, look)
+
+    def _units(self, progress: Progress, found: Arms, look: Look) -> Progress:
+        """Units come, and convert or not, at once: windows are the store's and not the decision's.
+
+        Each is a tenth of a request.
+        """
+        running, rollout = progress.experiment, progress.rollout
+        studied = rollout is not None and rollout.phase == "Experimenting"
+        plan = found.plan.experiment
+        if running is None or plan is None or not studied or running.damaged:
+            return progress
+        total = (look.stable.n + look.candidate.n) // 10
+        share = found.weight / 100 if self.split is None else self.split
+        candidate = sum(self.rng.random() < share for _ in range(total))
+        arms = [self._converted(found.stable, total - candidate)]
+        arms.append(self._converted(found.candidate, candidate))
+        state = judge_experiment.absorb(
+            plan,
+            running.judge,
+            judge_experiment.ExperimentLook(
+                look.id, look.seconds, found.weight, (arms[0].n, arms[1].n), *arms
+            ),
+        )
+        size = running.log_bytes + 13 * total
+        changed = running.model_copy(update={"judge": state, "log_bytes": size})
+        return progress.model_copy(update={"experiment": changed})
+
+    def _converted(self, revision: str, n: int) -> Pairs:
+        rate = self.conversions.get(self.revisions[revision].package.digest, 0.2)
+        y = float(sum(self.rng.random() < rate for _ in range(n)))
+        return Pairs(n, y, y, 0.0, 0.0, 0.0)
 
     def _arm(self, revision: str, n: int) -> ArmLook:
         p = self.errors.get(self.revisions[revision].package.digest, 0.0)
@@ -298,8 +394,15 @@ class SimWorld:
             model_errors=bad,
             latency=_spread(max(0, n - bad)),
             pods=((n, 0, bad),),
+            buckets=self._buckets(n, bad) if "unit" in self.spec.get("traffic", {}) else {},
             load_per_pod=100.0,
         )
+
+    def _buckets(self, n: int, bad: int) -> dict[int, Cell]:
+        """Requests of sticky users over half of the buckets, failures among them at random."""
+        rows = Counter(self.rng.randrange(250) for _ in range(n))
+        failed = Counter(self.rng.sample(list(rows.elements()), bad))
+        return {b: (count, 0, failed[b]) for b, count in rows.items()}
 
     # Reconciling
 
@@ -363,6 +466,11 @@ class SimWorld:
         for name, count in decision.replicas.items():
             if self.wanted.get(name) != count and name in {*self.revisions, new and new.hash}:
                 out.append(partial(self._scale, name, count))
+        for name in decision.replicas:
+            order = decision.mirror
+            wanted = order if order is not None and order.stable == name else None
+            if self.mirror_files.get(name) != wanted:
+                out.append(partial(self._write_mirror_file, name, wanted))
         if decision.resolve and not self.resolved:
             out.append(lambda: setattr(self, "resolved", True))
         kept = decision.progress.outcome is not None and not decision.drop_resolve
@@ -414,12 +522,17 @@ class SimWorld:
         self.version += 1
         self.progress = Progress.model_validate_json(progress.model_dump_json(by_alias=True))
 
+    def _write_mirror_file(self, name: str, order: MirrorOrder | None) -> None:
+        self.mirror_files[name] = order
+
     def _scale(self, name: str, count: int) -> None:
         self.wanted[name] = count
         self.ready.setdefault(name, 0)
 
     def _remove(self, name: str) -> None:
         self.wanted.pop(name, None)
+        self.mirror_files.pop(name, None)
+        self.mirrors.pop(name, None)
         self.ready.pop(name, None)
 
     def _forget(self, verb: str) -> None:

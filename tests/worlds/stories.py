@@ -28,6 +28,19 @@ def stepping(*, errors: float = 0.0, **blocks: Any) -> SimWorld:
     return world
 
 
+def mirroring(
+    *, errors: float = 0.0, differs: float = 0.0, speed: float = 1.0, **blocks: Any
+) -> SimWorld:
+    """Model ``b`` gets copies of the requests to ``a``, and no user."""
+    world = serving(**{"rollout": rollout(steps=mirrored()), **blocks})
+    world.errors = {digest_of("b"): errors} if errors else {}
+    world.differs = {digest_of("b"): differs} if differs else {}
+    world.mirror_speed = speed
+    world.ask_for("b")
+    until(world, "Mirroring")
+    return world
+
+
 def watching(**blocks: Any) -> SimWorld:
     """Model ``b`` was promoted over ``a`` and is watched."""
     world = serving(**blocks)
@@ -54,6 +67,12 @@ def state(world: SimWorld) -> State:
 def rollout(**changes: Any) -> dict[str, Any]:
     """The block spec.rollout of the test world, changed."""
     return {**BASE["rollout"], **changes}
+
+
+def mirrored(**changes: Any) -> list[dict[str, Any]]:
+    """The three steps of the test world after one that mirrors; ``changes`` are that one's."""
+    step = {"mirror": 100, "minRequests": 500, "minDuration": "10s", **changes}
+    return [step, *BASE["rollout"]["steps"]]
 
 
 def steps(**changes: Any) -> list[dict[str, Any]]:

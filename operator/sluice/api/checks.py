@@ -258,16 +258,39 @@ class Check(Block):
             ),
             _only("['Metric']", "Metric", "type: Metric", "sql", "compare", "direction"),
             _only("['Threshold']", "Threshold", "{type: Threshold, max: 0.05}", "value"),
+            must(
+                "!has(self.margin) || self.type != 'Disagreement'",
+                "margin must not be set for Disagreement, which is a share of answers; use max, "
+                "for example max: 0.05",
+                field=".margin",
+                reason="FieldValueForbidden",
+            ),
+            must(
+                "!has(self.max) || self.type != 'Disagreement' || "
+                "self.max >= 0.0 && self.max < 1.0",
+                "max must be a share below 1 for Disagreement: write 0.05 for 5 %",
+                field=".max",
+            ),
+            _only(
+                "['Disagreement']", "Disagreement", "{type: Disagreement, max: 0.05}", "tolerance"
+            ),
         )
     )
 
     name: ObjectName = Field(description="Name in status, events and metrics.")
     type: Literal[
-        "ErrorRate", "ClientErrorRate", "Latency", "PredictionShift", "Metric", "Threshold"
+        "ErrorRate",
+        "ClientErrorRate",
+        "Latency",
+        "PredictionShift",
+        "Disagreement",
+        "Metric",
+        "Threshold",
     ] = Field(
         description="ErrorRate: the model's own failures. ClientErrorRate: 4xx answers. "
         "Latency: p50, p90 and p99 against stable's. "
         "PredictionShift: live scores against the revision's own reference profile. "
+        "Disagreement: answers to the same mirrored requests that differ from stable's. "
         "Metric: a business metric from Prometheus or SQL, against stable or a limit. "
         "Threshold: a plain limit that the candidate must surely be beyond, and stable surely not."
     )
@@ -290,13 +313,21 @@ class Check(Block):
         ge=-1e12,
         le=1e12,
         description="Hard limit, enforced only while stable is below it: a rate (0 to 1) for "
-        "ErrorRate and ClientErrorRate, PSI for PredictionShift (default 0.25), seconds for a "
-        "latency, the metric's own unit for Metric and Threshold.",
+        "ErrorRate and ClientErrorRate, PSI for PredictionShift (default 0.25), the share of "
+        "answers for Disagreement (default 0.05), seconds for a latency, "
+        "the metric's own unit for Metric and Threshold.",
     )
     on_fail: Literal["Rollback", "Hold"] | None = Field(
         default=None,
         description="Rollback takes the candidate back (default); Hold keeps the weight and waits "
-        "for a person (always so for PredictionShift).",
+        "for a person (always so for PredictionShift, default for Disagreement).",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Relative difference up to which two values of a regression agree (Disagreement"
+        "; default 0.01). Labels agree or they do not.",
     )
     prometheus: PrometheusSource | None = Field(
         default=None, description="Where a Metric or a Threshold gets its numbers."

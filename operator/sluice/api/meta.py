@@ -33,6 +33,8 @@ PORT_ROUTER_ADMIN = 9999
 
 HEADER_REVISION = "X-Sluice-Revision"
 HEADER_BUCKET = "X-Sluice-Bucket"
+HEADER_UNIT = "X-Sluice-Unit"
+"""``EXPERIMENT:HASH`` of the unit, while an experiment runs."""
 
 METRICS_SECRET: Final = "sluice-metrics"  # noqa: S105  a name, no secret
 """The one Secret of a user's namespace that the operator itself may read: what metric sources ask
@@ -59,6 +61,11 @@ def router_name(deployment: str) -> str:
 def evidence_name(deployment: str) -> str:
     """The ConfigMap that holds the statistics and the rollout's progress."""
     return f"{deployment}-evidence"
+
+
+def units_name(deployment: str, number: int) -> str:
+    """A ConfigMap with a part of the log of an experiment's units."""
+    return f"{deployment}-exp-{number}"
 
 
 def revision_name(deployment: str, revision: str) -> str:

@@ -14,6 +14,7 @@ from sluice.api.base import Block, Digest, ObjectName, Quantity, Uri
 from sluice.api.cel import ATOMIC, FROZEN, count, keyed, must, rules, within
 from sluice.api.checks import Check
 from sluice.api.duration import Duration
+from sluice.api.experiment import Experiment
 
 _KEY = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 _VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
@@ -427,38 +428,55 @@ class Traffic(Block):
 
 _STEP_DURATION = (
     "duration(has(self.minDuration) ? self.minDuration : "
-    "self.weight < 10 ? '2m' : self.weight < 40 ? '5m' : '10m')"
+    "!has(self.weight) || self.weight < 10 ? '2m' : self.weight < 40 ? '5m' : '10m')"
 )
 
 
 class Step(Block):
-    """One share of traffic and what must be seen there."""
+    """One share of traffic, or of copies of it, and what must be seen there."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
+            must(
+                f"{count('weight', 'mirror')} == 1",
+                "exactly one of weight and mirror must be set, for example {weight: 5}, or "
+                "{mirror: 100} before the first weight",
+                reason="FieldValueRequired",
+            ),
             must(
                 f"!has(self.maxDuration) || {_STEP_DURATION} <= duration(self.maxDuration)",
                 "minDuration must not exceed maxDuration, for example minDuration: 5m and "
                 "maxDuration: 1h; minDuration defaults to 2m below 10 %, 5m below 40 %, 10m above",
                 field=".maxDuration",
-            )
+            ),
         )
     )
 
-    weight: int = Field(
-        ge=1, le=100, description="Percent of traffic that the candidate answers in this step."
+    weight: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Percent of traffic that the candidate answers in this step.",
+    )
+    mirror: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Instead of weight: percent of stable's requests that are copied to the "
+        "candidate after stable has answered. No user gets the candidate's answers; they are "
+        "compared with stable's.",
     )
     min_requests: int | None = Field(
         default=None,
         ge=0,
         le=100_000_000,
-        description="Candidate requests before the step can pass. "
-        "Default 100 below 10 %, 250 below 40 %, 1000 from there on.",
+        description="Candidate requests before the step can pass, or compared copies. "
+        "Default 100 below 10 %, 250 below 40 %, 1000 from there on, 500 when mirroring.",
     )
     min_duration: Duration | None = Field(
         default=None,
         description="Observed time before the step can pass, for example 5m. "
-        "Default 2m below 10 %, 5m below 40 %, 10m from there on.",
+        "Default 2m below 10 % and when mirroring, 5m below 40 %, 10m from there on.",
     )
     max_duration: Duration | None = Field(
         default=None,
@@ -510,6 +528,7 @@ class Rollout(Block):
             ),
             must(
                 f"!has(self.steps) || self.steps.size() == 0 || "
+                f"!has(self.steps[self.steps.size() - 1].weight) || "
                 f"self.steps[self.steps.size() - 1].weight <= 100 - {_HOLDBACK}",
                 "the last step's weight must not exceed 100 - watch.holdback (90 by default): the "
                 "holdback stays on the previous revision; write, for example, weight: 90, or "
@@ -526,14 +545,21 @@ class Rollout(Block):
     )
     steps: Annotated[list[Step], Field(min_length=1, max_length=20)] | None = Field(
         default=None,
-        description="Shares of traffic in rising order. In each the candidate is judged against "
-        "stable; the last is followed by promotion. Default 5, 25, 50 and then everyone but the "
-        "holdback.",
+        description="Shares of traffic in rising order, and before them copies of it (mirror). "
+        "In each the candidate is judged against stable; the last is followed by promotion. "
+        "Default 5, 25, 50 and then everyone but the holdback.",
         json_schema_extra=rules(
             must(
-                "self.map(s, s.weight).isSorted() && "
-                "self.all(a, self.exists_one(b, b.weight == a.weight))",
+                "self.filter(s, has(s.weight)).map(s, s.weight).isSorted() && "
+                "self.all(a, !has(a.weight) || "
+                "self.exists_one(b, has(b.weight) && b.weight == a.weight))",
                 "weights must rise from step to step, for example 5, 25, 50",
+            ),
+            must(
+                "self.map(s, has(s.mirror) ? 0 : 1).isSorted() && "
+                "(self.size() == 0 || !has(self[self.size() - 1].mirror))",
+                "steps that mirror must come before the first weight, and a weight must follow, "
+                "for example [{mirror: 100}, {weight: 5}, {weight: 50}]",
             ),
             **ATOMIC,
         ),
@@ -593,6 +619,12 @@ class Analysis(Block):
                 "promoted; add, for example, {name: errors, type: ErrorRate}",
                 reason="FieldValueRequired",
             ),
+            must(
+                "self.filter(c, c.type == 'Disagreement').size() <= 1",
+                "must not include more than one check of type Disagreement: answers are compared "
+                "once; keep one, for example the one with the lower max",
+                reason="FieldValueForbidden",
+            ),
             **keyed("name"),
         ),
     )
@@ -620,6 +652,40 @@ class ModelDeploymentSpec(Block):
                 "requests are answered 504; for example p99: 50ms",
                 field=".validation.latency.p99",
             ),
+            must(
+                "!has(self.analysis) || !has(self.analysis.checks) || "
+                "!self.analysis.checks.exists(c, c.type == 'Disagreement') || "
+                "has(self.rollout) && has(self.rollout.steps) && "
+                "self.rollout.steps.exists(s, has(s.mirror))",
+                "analysis.checks must not include Disagreement without a step that mirrors, where "
+                "both answer the same requests; add, for example, {mirror: 100} as the first of "
+                "rollout.steps",
+                field=".analysis.checks",
+            ),
+            must(
+                "!has(self.experiment) || has(self.traffic) && has(self.traffic.unit)",
+                "experiment needs traffic.unit: a user must stay with one arm to be compared; "
+                "for example traffic: {unit: {header: X-User-Id}}",
+                field=".experiment",
+                reason="FieldValueRequired",
+            ),
+            must(
+                "!has(self.experiment) || !has(self.rollout) || !has(self.rollout.strategy) || "
+                "self.rollout.strategy == 'Canary'",
+                "experiment must not be set with rollout.strategy GatesOnly, which compares "
+                "nobody; write strategy: Canary",
+                field=".experiment",
+                reason="FieldValueForbidden",
+            ),
+            must(
+                "!has(self.experiment) || "
+                "(has(self.experiment.weight) ? self.experiment.weight : 50) <= 100 - "
+                "(has(self.rollout) && has(self.rollout.watch) && "
+                "has(self.rollout.watch.holdback) ? self.rollout.watch.holdback : 10)",
+                "experiment.weight must not exceed 100 - rollout.watch.holdback (90 by default), "
+                "or promotion would take users back; for example weight: 50",
+                field=".experiment.weight",
+            ),
         )
     )
 
@@ -643,3 +709,8 @@ class ModelDeploymentSpec(Block):
         default_factory=Rollout, description="Steps, promotion, watch, and the way back."
     )
     analysis: Analysis = Field(default_factory=Analysis, description="How live traffic is judged.")
+    experiment: Experiment | None = Field(
+        default=None,
+        description="After the steps: compare a business metric of both revisions' users, for "
+        "hours to weeks, before promotion. Guardrails stay on. Two arms; more are not built.",
+    )

@@ -141,6 +141,57 @@ class LastRollback(Block):
     traffic_zero_at: str = Field(default="", max_length=40, description="When weight 0 was seen.")
 
 
+class Share(Block):
+    """How units are split: what was planned and what came."""
+
+    expected: Measured = Field(default=None, description="Candidate's share by weight.")
+    observed: Measured = Field(default=None, description="Candidate's share of units exposed.")
+    log10_evidence: Measured = Field(
+        default=None, description="log10 of the evidence that the split is broken; 3 is proof."
+    )
+
+
+class ExperimentStatus(Block):
+    """The experiment that runs, or the last one."""
+
+    metric: str = Field(max_length=63, description="What is measured.")
+    kind: str = Field(max_length=16, description="Conversion, Mean or Ratio.")
+    verdict: Literal["Superior", "NonInferior", "Inferior", "Inconclusive", "Untrusted"] = Field(
+        description="What is proven so far."
+    )
+    exposed: int = Field(default=0, ge=0, le=1 << 53, description="Units of both arms.")
+    stable: ArmValue = Field(
+        default_factory=ArmValue, description="Stable's units with a closed window."
+    )
+    candidate: ArmValue = Field(
+        default_factory=ArmValue, description="Candidate's units with a closed window."
+    )
+    effect: Measured = Field(
+        default=None, description="Odds ratio for a Conversion, relative lift for the others."
+    )
+    low: Measured = Field(default=None, description="Lower bound, valid at every look.")
+    high: Measured = Field(default=None, description="Upper bound, valid at every look.")
+    margin: Measured = Field(default=None, description="What counts as equal, relative.")
+    log10_evidence: Measured = Field(
+        default=None, description="log10 of the evidence of any difference."
+    )
+    sample_ratio: Share = Field(default_factory=Share, description="The split of units.")
+    crossed: int = Field(
+        default=0, ge=0, le=1 << 53, description="Units seen in both arms, left out."
+    )
+    not_counted: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 53,
+        description="Outcomes of nobody's window: before the first request, too late, unknown.",
+    )
+    since: str = Field(default="", max_length=32, description="When it began.")
+    estimated_seconds: int | None = Field(
+        default=None, ge=0, le=1 << 31, description="Time to an end at the present traffic."
+    )
+    message: Message = Field(default="", description="One sentence.")
+
+
 class ModelDeploymentStatus(Block):
     """What serves, why, and since when."""
 
@@ -160,6 +211,9 @@ class ModelDeploymentStatus(Block):
     worst_evidence: str = Field(default="", max_length=16, description="Percent of what it takes.")
     checks: Annotated[list[CheckStatus], Field(max_length=16)] = Field(
         default_factory=list, description="Checks with their numbers."
+    )
+    experiment: ExperimentStatus | None = Field(
+        default=None, description="The experiment that runs, or the last one."
     )
     gates: Annotated[list[GateStatus], Field(max_length=8)] = Field(
         default_factory=list, description="Gates with their results."

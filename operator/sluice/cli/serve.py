@@ -64,6 +64,11 @@ _PORT = click.IntRange(0, 65535)
     help="Be ready only when this file says Passed or Validated.",
 )
 @click.option(
+    "--mirror-file",
+    type=click.Path(path_type=Path),
+    help="Copy requests to where this file says, after they are answered; see docs/runtime.md.",
+)
+@click.option(
     "--allow-code", is_flag=True, help="Load pickle and joblib: this runs the code inside."
 )
 @click.option(

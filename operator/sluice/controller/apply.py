@@ -1,8 +1,9 @@
 """Apply: the one place where a decision becomes true.
 
 Order matters, because we may be killed between any two writes.  Less traffic is pushed before it is
-recorded, more traffic after; verdicts are written before the commit that relies on them; the
-evidence ConfigMap is the commit; everything after it is derived and repaired by the next reconcile.
+recorded, more traffic after; verdicts and an experiment's units are written before the commit that
+relies on them; the evidence ConfigMap is the commit; everything after it is derived and repaired by
+the next reconcile.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sluice.api.duration import seconds
 from sluice.api.meta import (
     MANAGER_REPLICAS,
     MANAGER_STATUS,
@@ -25,12 +27,13 @@ from sluice.api.meta import (
 )
 from sluice.api.modelrevision import RevisionSpec, Verdict
 from sluice.controller.ensure import Ensurer, covers
+from sluice.controller.experiments import Experiments, UnitsLog
 from sluice.controller.history import forgettable
 from sluice.controller.observe import World
 from sluice.controller.pods import condition
 from sluice.controller.records import evidence_map, revision_object
 from sluice.controller.reports import finished_at
-from sluice.controller.route import Router
+from sluice.controller.route import Router, addresses_of
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import ConflictError, KubeError, UnavailableError
 from sluice.kube.events import EventRecorder
@@ -91,6 +94,8 @@ class Applier:
     committed: Progress
     router: Router
     ensurer: Ensurer
+    experiments: Experiments
+    units: UnitsLog | None
     default_image: str
     operator_class: str
     now: float
@@ -103,6 +108,7 @@ class Applier:
         if sheds(self.world.roles, decision.roles):
             await self.router.shed(decision.roles)
         await self._records(decision)
+        await self._units()
         committed = await self._commit(decision)
         await self._children(decision)
         await self.router.objects(decision.roles)
@@ -141,6 +147,13 @@ class Applier:
             await self.ensurer.ensure(record)
         for name, verdict in decision.verdicts.items():
             await self._write_verdict(name, verdict)
+
+    async def _units(self) -> None:
+        """The log of an experiment, before the commit that says how much of it counts."""
+        if self.committed.stale_units:
+            await self.experiments.remove(self.world.owner, self.committed.stale_units)
+        if self.units is not None:
+            await self.experiments.write(self.world.owner, self.units)
 
     async def _write_verdict(self, name: str, verdict: Verdict) -> None:
         record = self.world.records.get(revision_name(self.world.owner.name, name))
@@ -208,6 +221,7 @@ class Applier:
         verdict = decision.verdicts.get(name) or self.world.revisions[name].verdict
         if any(v.get("name") == "verdict" for v in spec.pod_template["spec"]["volumes"]):
             await self.ensurer.ensure(revision.verdict_map(owner, name, verdict.phase))
+        await self.ensurer.ensure(revision.settings_map(owner, name, self._mirror(name, decision)))
         template = revision.placed(spec.pod_template, self.world.spec.serving.pod)
         wanted = revision.deployment(owner, name, template)
         present = self.world.deployments.get(wanted["metadata"]["name"])
@@ -217,6 +231,20 @@ class Applier:
             return
         await self.ensurer.ensure(wanted)
         await self.ensurer.scale(present, replicas, MANAGER_REPLICAS)
+
+    def _mirror(self, name: str, decision: Decision) -> Obj:
+        """What the pods of ``name`` read: where to copy requests to, mostly nowhere."""
+        order = decision.mirror
+        if order is None or order.stable != name:
+            return {}
+        return revision.mirror_settings(
+            rollout=order.rollout,
+            revision=order.candidate,
+            addresses=addresses_of(self.world, order.candidate),
+            percent=order.percent,
+            tolerance=order.tolerance,
+            timeout=seconds(self.world.spec.serving.timeout),
+        )
 
     async def _jobs(self, decision: Decision) -> None:
         owner, spec = self.world.owner, self.world.spec
@@ -282,6 +310,9 @@ class Applier:
             verdict = self.world.config_maps.get(revision.verdict_name(owner.name, name))
             if verdict is not None:
                 await self.ensurer.remove("ConfigMap", verdict)
+            settings = self.world.config_maps.get(revision.settings_name(owner.name, name))
+            if settings is not None:
+                await self.ensurer.remove("ConfigMap", settings)
             budget = self.world.budgets.get(revision_name(owner.name, name))
             if budget is not None:
                 await self.ensurer.remove("PodDisruptionBudget", budget)

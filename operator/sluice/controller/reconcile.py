@@ -19,6 +19,7 @@ from sluice.controller.apply import Applier, sheds
 from sluice.controller.certificates import RouterAccess
 from sluice.controller.engine import Context
 from sluice.controller.ensure import Ensurer, NameConflictError
+from sluice.controller.experiments import Experiments
 from sluice.controller.history import left
 from sluice.controller.looks import Looked, Looker
 from sluice.controller.observe import World, inputs_of, read_world, trust_policies
@@ -69,7 +70,8 @@ class Reconciler:
         settings, client = context.settings, context.client
         namespace = settings.lease_namespace or client.connection.namespace
         self._access = RouterAccess(client, namespace)
-        self._looker = Looker(client)
+        self._experiments = Experiments(client)
+        self._looker = Looker(client, self._experiments)
         self._conflicts: dict[Key, tuple[str, ...]] = {}
         self._unrecorded: dict[Key, Unrecorded] = {}
         self._renewed: OrderedDict[tuple[str, float], None] = OrderedDict()
@@ -83,6 +85,7 @@ class Reconciler:
         if world is None:
             self._conflicts.pop(key, None)
             self._unrecorded.pop(key, None)
+            self._experiments.forget(key)
             return await self._sweep(key)
         if "deletionTimestamp" in world.mdep["metadata"]:
             return None
@@ -144,6 +147,8 @@ class Reconciler:
             committed=look.committed,
             router=router,
             ensurer=ensurer,
+            experiments=self._experiments,
+            units=look.units,
             default_image=self._context.settings.runtime_image,
             operator_class=self._context.settings.operator_class,
             now=now,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sluice.api.duration import seconds
-from sluice.api.meta import headless_name, revision_name, router_name
+from sluice.api.meta import PORT_SERVING, headless_name, revision_name, router_name
 from sluice.controller.ensure import Ensurer
 from sluice.controller.observe import World
 from sluice.controller.pods import is_ready, trouble
@@ -26,6 +26,7 @@ from sluice.traffic.observation import RouterObservation
 from sluice.traffic.router import RouterClient, RouterPod
 
 TIMEOUT_SLACK_MS = 1000
+PORT_SERVICE = 80
 
 
 @dataclass
@@ -212,6 +213,7 @@ class Router:
             holdback_percent=roles.holdback if holdback else 0,
             salt=roles.salt,
             holdback_salt=roles.holdback_salt,
+            experiment=roles.experiment or None if roles.weight and candidate else None,
         )
 
     def _target(self, revision: str | None) -> SlotTarget:
@@ -219,12 +221,11 @@ class Router:
             return unset_target(self.shape.cluster_domain)
         owner = self.world.owner
         service = self.world.services.get(revision_name(owner.name, revision), {})
-        address = service.get("spec", {}).get("clusterIP")
         host = f"{headless_name(owner.name, revision)}.{owner.namespace}.svc"
         return SlotTarget(
             revision=revision,
             host=f"{host}.{self.shape.cluster_domain}",
-            cluster_ip=address if address and not address.startswith("127.") else None,
+            cluster_ip=cluster_ip(service),
             timeout_ms=int(seconds(self.world.spec.serving.timeout) * 1000) + TIMEOUT_SLACK_MS,
         )
 
@@ -246,6 +247,25 @@ class Router:
         return RouterPod(
             meta["namespace"], meta["name"], meta["uid"], address, self.shape.admin_port
         )
+
+
+def cluster_ip(service: Obj) -> str | None:
+    """A Service's address; None where Services have none that leads anywhere."""
+    address = service.get("spec", {}).get("clusterIP")
+    return str(address) if address and not address.startswith("127.") else None
+
+
+def addresses_of(world: World, revision: str) -> list[str]:
+    """``host:port`` of a revision: its ClusterIP's, or its ready pods' where that leads nowhere."""
+    address = cluster_ip(world.services.get(revision_name(world.owner.name, revision), {}))
+    if address is not None:
+        return [_at(address, PORT_SERVICE)]
+    ready = [p["status"] for p in world.pods.get(revision, []) if is_ready(p)]
+    return [_at(status["podIP"], PORT_SERVING) for status in ready if status.get("podIP")]
+
+
+def _at(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def started_at(pod: Obj) -> float | None:
@@ -288,9 +308,18 @@ def shape_of(world: World, dns: str) -> RouterShape:
     return RouterShape(
         unit_header=unit.header if unit else None,
         unit_cookie=unit.cookie if unit else None,
+        feedback=_token(world),
         dns=dns or None,
         servers_per_slot=max([servers_for(world.spec.replicas), *present]),
     )
+
+
+def _token(world: World) -> tuple[str, str] | None:
+    """The Secret and key that open ``/feedback``."""
+    experiment = world.spec.experiment
+    if experiment is None or experiment.feedback is None:
+        return None
+    return experiment.feedback.secret_ref.name, experiment.feedback.secret_ref.key
 
 
 def url_of(world: World) -> str:

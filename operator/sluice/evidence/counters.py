@@ -42,6 +42,32 @@ class ServingPod:
 
 
 @dataclass(frozen=True)
+class MirrorCounters:
+    """What a pod says of the requests that it copied to ``candidate`` in ``rollout``.
+
+    ``to`` is where copies go now, empty for nowhere; counts are about ``candidate``, the last one.
+    Errors are those of pairs: requests that both took to an outcome.
+    """
+
+    to: str = ""
+    rollout: str = ""
+    candidate: str = ""
+    problem: str = ""
+    waiting: int = 0
+    dropped: int = 0
+    failed: int = 0
+    pairs: int = 0
+    compared: int = 0
+    disagreed: int = 0
+    stable_client_errors: int = 0
+    stable_errors: int = 0
+    candidate_client_errors: int = 0
+    candidate_errors: int = 0
+    absolute: float = 0.0
+    relative: float = 0.0
+
+
+@dataclass(frozen=True)
 class PodCounters:
     """One ``/counters`` document, checked.  Everything is cumulative since ``boot``."""
 
@@ -62,6 +88,7 @@ class PodCounters:
     score_edges: tuple[float, ...] = ()
     score_reference: tuple[int, ...] = ()
     buckets: Mapping[int, Cell] = field(default_factory=dict)
+    mirror: MirrorCounters = field(default_factory=MirrorCounters)
 
 
 @dataclass(frozen=True)
@@ -146,11 +173,59 @@ def _counters(document: Mapping[str, Any]) -> PodCounters:
         score_edges=edges,
         score_reference=reference,
         buckets=_buckets(document["buckets"]),
+        mirror=_mirror(document.get("mirror")),
     )
     bad = counters.client_errors + counters.model_errors + counters.timeouts + counters.shed
     if bad > counters.requests:
         raise ValueError(f"{bad} errors of only {counters.requests} requests")
     return counters
+
+
+_MIRROR_COUNTS = {
+    "waiting": "waiting",
+    "dropped": "dropped",
+    "failed": "failed",
+    "pairs": "pairs",
+    "compared": "compared",
+    "disagreed": "disagreed",
+    "stable_client_errors": "stableClientErrors",
+    "stable_errors": "stableErrors",
+    "candidate_client_errors": "candidateClientErrors",
+    "candidate_errors": "candidateErrors",
+}
+
+
+def _mirror(said: Any) -> MirrorCounters:
+    """A runtime that knows nothing of mirroring says nothing: it mirrors to nobody."""
+    if said is None:
+        return MirrorCounters()
+    counts = {name: _count(said[key], f"mirror.{key}") for name, key in _MIRROR_COUNTS.items()}
+    read = MirrorCounters(
+        to=_text(said["to"], "mirror.to", empty=True),
+        rollout=_text(said["rollout"], "mirror.rollout", empty=True),
+        candidate=_text(said["candidate"], "mirror.candidate", empty=True),
+        problem=_text(said["problem"], "mirror.problem", empty=True),
+        absolute=_size(said["absolute"]["max"], "mirror.absolute"),
+        relative=_size(said["relative"]["max"], "mirror.relative"),
+        **counts,
+    )
+    errors = (
+        read.stable_client_errors + read.stable_errors,
+        read.candidate_client_errors + read.candidate_errors,
+    )
+    if not read.disagreed <= read.compared <= read.pairs or max(errors) > read.pairs:
+        raise ValueError(
+            f"mirror has {read.compared} compared, {read.disagreed} disagreed and {max(errors)} "
+            f"errors of {read.pairs} pairs"
+        )
+    return read
+
+
+def _size(value: Any, name: str) -> float:
+    number = _number(value, name)
+    if number < 0:
+        raise ValueError(f"{name} is {number}, below 0")
+    return number
 
 
 def _latency(histogram: Mapping[str, Any]) -> dict[int, int]:
@@ -202,8 +277,8 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value or len(value) > 253:
+def _text(value: Any, name: str, *, empty: bool = False) -> str:
+    if not isinstance(value, str) or not (value or empty) or len(value) > 253:
         raise ValueError(f"{name} is not a short text")
     return value
 

@@ -11,7 +11,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sluice.api.meta import HEADER_BUCKET, HEADER_REVISION, PORT_ROUTER_ADMIN, PORT_SERVING
+from sluice.api.meta import (
+    HEADER_BUCKET,
+    HEADER_REVISION,
+    HEADER_UNIT,
+    PORT_ROUTER_ADMIN,
+    PORT_SERVING,
+)
 from sluice.objects.router_plan import (
     PLAN_KEY,
     SLOTS,
@@ -33,6 +39,8 @@ UNSET_ADDRESS = "192.0.2.1"
 """TEST-NET: where a slot's ClusterIP server points while it is off."""
 
 CLIENT_CERT_NAME = "sluice-operator"
+TOKEN_ENV = "SLUICE_FEEDBACK_TOKEN"  # noqa: S105 - the name of a variable, not a secret
+SHORTEST_TOKEN = 16
 PREDICT_TABLE = "arms"
 
 
@@ -40,12 +48,14 @@ PREDICT_TABLE = "arms"
 class RouterShape:
     """What a router can only learn by restarting; its hash is part of the pod template.
 
-    ``dns`` is ``ADDRESS:PORT``; absent, the pod's resolv.conf is used.  ``servers_per_slot`` bounds
-    the pods of a revision that get traffic.
+    ``feedback`` is the Secret and its key that hold the token of ``/feedback``; absent, there is no
+    such path.  ``dns`` is ``ADDRESS:PORT``; absent, the pod's resolv.conf is used.
+    ``servers_per_slot`` bounds the pods of a revision that get traffic.
     """
 
     unit_header: str | None = None
     unit_cookie: str | None = None
+    feedback: tuple[str, str] | None = None
     dns: str | None = None
     servers_per_slot: int = 32
     max_body_bytes: int = 8 << 20
@@ -233,10 +243,11 @@ if {{ path /readyz /v2/health/live /v2/health/ready }}
   acl predicts path_reg ^/v2/models/[^/]+(/versions/[^/]+)?/infer$
   acl described path /docs /openapi.json /v1/models /v2
   acl described path_beg /v1/models/ /v2/models/
+  acl feedback path /feedback
   http-request return status 404 content-type application/json \
 string '{{"error":"No such path. Try POST /predict, /v1/models, /v2 or /docs."}}' \
-unless predicts or described
-  http-request return status 413 content-type application/json \
+unless predicts or described{" or feedback" if shape.feedback else ""}
+{_feedback(shape)}  http-request return status 413 content-type application/json \
 string '{{"error":"The body is larger than {shape.max_body_bytes} bytes."}}' \
 if {{ req.hdr_val(content-length) gt {shape.max_body_bytes} }}
   # A request that is whole can be tried again on another pod.
@@ -263,6 +274,11 @@ mod({UNIT_BUCKETS}) if known
   http-request set-var(txn.slot) var(txn.plan),field(4,:) \
 if {{ var(txn.hold),add(txn.edge) ge {top} }}
   http-request set-header {HEADER_BUCKET} %[var(txn.bucket)]
+  # While an experiment runs: its name and the unit, as a hash that this name is the key of.
+  http-request set-var(txn.exp) var(txn.plan),field(8,:)
+  acl studied var(txn.exp),length gt 0
+  http-request set-var(txn.unit64) var(txn.exp),concat(:,txn.unit),xxh64 if known studied
+  http-request set-header {HEADER_UNIT} %[var(txn.exp)]:%[var(txn.unit64)] if known studied
   http-request track-sc0 var(txn.slot) table {PREDICT_TABLE} if predicts METH_POST
   use_backend %[var(txn.slot)]
   default_backend {stable_slot}
@@ -275,6 +291,21 @@ def _unit(shape: RouterShape) -> str:
     if shape.unit_cookie:
         return f"  http-request set-var(txn.unit) req.cook({shape.unit_cookie})"
     return '  http-request set-var(txn.unit) str("")'
+
+
+def _feedback(shape: RouterShape) -> str:
+    if shape.feedback is None:
+        return ""
+    # An empty or short token opens nothing: the Secret may be missing, and users are served still.
+    return f"""\
+  http-request set-var(txn.token) env({TOKEN_ENV}) if feedback
+  acl token_set var(txn.token),length ge {SHORTEST_TOKEN}
+  acl token_given http_auth_bearer,secure_memcmp(txn.token) -m bool
+  http-request return status 401 content-type application/json \
+string '{{"error":"/feedback needs the header Authorization: Bearer TOKEN."}}' \
+hdr WWW-Authenticate Bearer if feedback !token_set or feedback !token_given
+  http-request del-header authorization if feedback
+"""
 
 
 def _table() -> str:

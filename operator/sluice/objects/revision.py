@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sluice.api.meta import (
@@ -19,6 +20,13 @@ from sluice.objects.common import POD_SECURITY, Obj, Owner, container, labels, m
 from sluice.objects.fetching import claim_volumes, fetcher
 
 VERDICT_DIR = "/sluice/verdict"
+SETTINGS_DIR = "/sluice/settings"
+MIRROR_FILE = "mirror.json"
+MIRROR_SCHEMA = 1
+MIRROR_SLACK = 1.0
+"""Seconds that a copy may take beyond the candidate's own time-out: its 504 must arrive."""
+
+MAX_MIRROR_ADDRESSES = 64
 PACKAGE_DIR = "/model/package"
 DRAIN_SECONDS = 3
 GRACE_SECONDS = 30
@@ -27,6 +35,11 @@ GRACE_SECONDS = 30
 def verdict_name(deployment: str, revision: str) -> str:
     """The ConfigMap that ``readinessGate: Probe`` waits for."""
     return f"{revision_name(deployment, revision)}-verdict"
+
+
+def settings_name(deployment: str, revision: str) -> str:
+    """The ConfigMap that a revision's pods read again while they run."""
+    return f"{revision_name(deployment, revision)}-settings"
 
 
 def pod_template(
@@ -46,6 +59,10 @@ def pod_template(
     volumes: list[Obj] = [
         {"name": "model", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
+        {
+            "name": "settings",
+            "configMap": {"name": settings_name(name, revision), "optional": True},
+        },
         *claim_volumes(uri),
     ]
     if probe:
@@ -95,12 +112,14 @@ def _server(
         f"--deployment={name}",
         f"--namespace={namespace}",
         f"--timeout={serving.timeout}",
+        f"--mirror-file={SETTINGS_DIR}/{MIRROR_FILE}",
     ]
     if allow_code:
         args.append("--allow-code")
     mounts: list[Obj] = [
         {"name": "model", "mountPath": "/model", "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        {"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True},
     ]
     if probe:
         args.append(f"--verdict-file={VERDICT_DIR}/verdict")
@@ -221,6 +240,39 @@ def verdict_map(owner: Owner, revision: str, verdict: str) -> Obj:
         "kind": "ConfigMap",
         "metadata": metadata(owner, verdict_name(owner.name, revision), "verdict", revision),
         "data": {"verdict": verdict},
+    }
+
+
+def settings_map(owner: Owner, revision: str, mirror: Obj) -> Obj:
+    """The ConfigMap that pods read again while they run: where to mirror, ``{}`` for nowhere."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(owner, settings_name(owner.name, revision), "settings", revision),
+        "data": {MIRROR_FILE: json.dumps(mirror, sort_keys=True)},
+    }
+
+
+def mirror_settings(
+    *,
+    rollout: str,
+    revision: str,
+    addresses: list[str],
+    percent: int,
+    tolerance: float,
+    timeout: float,
+) -> Obj:
+    """What ``sluice.runtime.mirror`` reads.  ``{}`` while nobody is there to be mirrored to."""
+    if not addresses:
+        return {}
+    return {
+        "schema": MIRROR_SCHEMA,
+        "id": rollout,
+        "revision": revision,
+        "addresses": sorted(addresses)[:MAX_MIRROR_ADDRESSES],
+        "percent": percent,
+        "tolerance": tolerance,
+        "timeout": timeout + MIRROR_SLACK,
     }
 
 

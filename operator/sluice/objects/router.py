@@ -26,6 +26,7 @@ from sluice.objects.haproxy_config import (
     CONFIG_DIR,
     RUN_DIR,
     TLS_DIR,
+    TOKEN_ENV,
     RouterShape,
     config_files,
 )
@@ -194,7 +195,10 @@ def _container(spec: RouterSpec) -> Object:
         "name": "haproxy",
         "image": spec.image,
         "args": ["-db", "-f", f"{CONFIG_DIR}/haproxy.cfg"],
-        "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        "env": [
+            {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            *_token(spec.shape),
+        ],
         "ports": [
             {"name": "http", "containerPort": spec.shape.port, "protocol": "TCP"},
             {"name": "admin", "containerPort": spec.shape.admin_port, "protocol": "TCP"},
@@ -225,6 +229,15 @@ def _container(spec: RouterSpec) -> Object:
             {"name": "run", "mountPath": RUN_DIR},
         ],
     }
+
+
+def _token(shape: RouterShape) -> list[Object]:
+    """The token of ``/feedback``; a missing Secret must not keep routers from serving users."""
+    if shape.feedback is None:
+        return []
+    name, key = shape.feedback
+    source = {"secretKeyRef": {"name": name, "key": key, "optional": True}}
+    return [{"name": TOKEN_ENV, "valueFrom": source}]
 
 
 def _probe(port: int, *, period: int, failures: int) -> Object:

@@ -27,7 +27,8 @@ class Weights:
     rest, a unit whose hash is below ``weight`` percent goes to the candidate, others to stable.
     With ``holdback_salt`` equal to the ``salt`` of the rollout that was just promoted, the
     held-back units are those that the candidate never had, so a promotion from
-    ``100 - holdback`` moves nobody.
+    ``100 - holdback`` moves nobody.  While ``experiment`` is named, requests carry their unit's
+    hash, keyed by that name.
     """
 
     stable: str
@@ -37,6 +38,7 @@ class Weights:
     holdback_percent: int = 0
     salt: str = "0"
     holdback_salt: str = "0"
+    experiment: str | None = None
 
     def __post_init__(self) -> None:
         for role in ("stable", "candidate", "holdback"):
@@ -53,6 +55,8 @@ class Weights:
         for name in ("salt", "holdback_salt"):
             if not _SALT.match(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not letters and digits")
+        if self.experiment is not None and not _SALT.match(self.experiment):
+            raise ValueError(f"experiment is {self.experiment!r}, not letters and digits")
 
     def share(self, slot: str) -> float:
         """Expected percent of all requests for ``slot``."""
@@ -84,6 +88,7 @@ class Weights:
 
     def encode(self) -> str:
         """The value of the map entry, for example ``a:b:25:-:0:5f3a:0``."""
+        named = (self.experiment,) if self.experiment is not None else ()
         return ":".join(
             (
                 self.stable,
@@ -93,6 +98,7 @@ class Weights:
                 str(self.holdback_percent),
                 self.salt,
                 self.holdback_salt,
+                *named,
             )
         )
 
@@ -100,9 +106,9 @@ class Weights:
     def decode(cls, text: str) -> Weights:
         """Read a map entry back.  ValueError when it is not one of ours."""
         parts = text.split(":")
-        if len(parts) != 7:
-            raise ValueError(f"the router's plan {text!r} does not have seven fields")
-        stable, candidate, weight, holdback, percent, salt, holdback_salt = parts
+        if len(parts) not in (7, 8):
+            raise ValueError(f"the router's plan {text!r} does not have seven or eight fields")
+        stable, candidate, weight, holdback, percent, salt, holdback_salt, *named = parts
         return cls(
             stable,
             None if candidate == _NONE else candidate,
@@ -111,6 +117,7 @@ class Weights:
             int(percent),
             salt,
             holdback_salt,
+            named[0] if named else None,
         )
 
 

@@ -13,7 +13,7 @@ from sluice.api.status import LastCommand
 from sluice.rollout import judge as judging
 from sluice.rollout import ledger
 from sluice.rollout.draft import Draft
-from sluice.rollout.model import Failure
+from sluice.rollout.model import JUDGED, Failure
 from sluice.rollout.plan import Plan
 from sluice.rollout.times import rfc3339
 from sluice.rollout.watch import end, take_back
@@ -170,7 +170,7 @@ def _not_the_candidate(draft: Draft, value: str) -> str:
     record = draft.revision(rollout.revision)
     if record is None or not _matches(record.package.digest, value):
         return f"{value} is not the candidate's digest; nothing was done."
-    if rollout.phase not in ("Stepping", "Promoting"):
+    if rollout.phase not in JUDGED:
         return f"The candidate is {rollout.phase}; there is no step to pass yet."
     return ""
 

@@ -14,10 +14,12 @@ from sluice.rollout.admission import admit
 from sluice.rollout.commands import obey
 from sluice.rollout.desired import Desired, desired
 from sluice.rollout.draft import Draft, draft_of
+from sluice.rollout.experiment import experiment, tidy
 from sluice.rollout.gates import validate
 from sluice.rollout.interrupts import back_to_previous, back_to_stable, guardrail, new_revision
 from sluice.rollout.keep import pods_wanted, retirable, slots_kept
-from sluice.rollout.model import Decision, Inputs, Progress
+from sluice.rollout.mirroring import mirror, order
+from sluice.rollout.model import JUDGED, Decision, Inputs, Progress
 from sluice.rollout.plan import Plan
 from sluice.rollout.promote import promote
 from sluice.rollout.provision import provision
@@ -31,7 +33,9 @@ from sluice.rollout.whole import made_whole
 PHASES = {
     "Validating": validate,
     "Provisioning": provision,
+    "Mirroring": mirror,
     "Stepping": step,
+    "Experimenting": experiment,
     "Promoting": promote,
     "RollingBack": roll_back,
 }
@@ -55,6 +59,7 @@ def decide(i: Inputs) -> Decision:
     new_revision(draft, want)
     admit(draft, want)
     _proceed(draft)
+    tidy(draft)
     _confirm_rollback(draft)
     return _conclude(draft, want)
 
@@ -72,7 +77,7 @@ def _judgement(draft: Draft) -> judging.Judgement | None:
     rollout, watching = draft.rollout, draft.watch
     if not draft.progress.judge:
         return None
-    if rollout is not None and rollout.phase in ("Stepping", "Promoting"):
+    if rollout is not None and rollout.phase in JUDGED:
         plan = Plan.from_json(rollout.plan)
         if draft.progress.judge.get("v") != judging.VERSION:
             # Written by another version, so not read: the step's evidence starts again.
@@ -141,6 +146,7 @@ def _conclude(draft: Draft, want: Desired) -> Decision:
         drop_resolve=draft.drop_resolve,
         gates=draft.gates,
         drop_gates=draft.drop_gates and not i.deleting,
+        mirror=order(draft),
         executed=tuple(draft.executed),
         notes=tuple(draft.notes),
         moves=tuple(draft.moves),

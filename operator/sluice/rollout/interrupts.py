@@ -9,7 +9,7 @@ from sluice.rollout.checks import shown_checks
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
 from sluice.rollout.judge import CheckResult, failing_now
-from sluice.rollout.model import Failure
+from sluice.rollout.model import JUDGED, Failure
 from sluice.rollout.watch import end, take_back
 
 FAILS = "a guardrail fails"
@@ -39,7 +39,7 @@ def guardrail(draft: Draft) -> None:
     if suspected:
         failure = failure.model_copy(update={"message": f"Both arms fail: {failure.message}"[:512]})
     rollout = draft.rollout
-    if rollout is None or rollout.phase not in ("Stepping", "Promoting"):
+    if rollout is None or rollout.phase not in JUDGED:
         # The evidence is the watch's, also while the next candidate waits for its end.
         if draft.watch is not None:
             take_back(draft, failure, event=FAILS, withdrawn=suspected)

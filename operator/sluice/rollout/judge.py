@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout import judge_metrics as metrics
+from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_promotion as promotion
 from sluice.rollout import judge_words as words
 from sluice.rollout.judge_guardrails import EVENT, Finding
@@ -30,12 +31,15 @@ State = dict[str, Any]
 Phase = Literal["canary", "watch"]
 Word = Literal["Pass", "Fail", "Inconclusive", "NoData"]
 
-VERSION = 2
+VERSION = 3
 NON_FINITE = 3
 """Non-finite scores of the candidate that are a hard fail while stable has none."""
 
 ENOUGH_NOW = 10
 """Requests of stable in one look that say how it is doing now."""
+
+LIMITED = (*EVENT, "Disagreement")
+"""Types whose limit spends of alpha."""
 
 RECENT = 0.8
 """Decay per look of the recent counts: about the last five looks."""
@@ -95,11 +99,13 @@ class Judgement:
 def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> State:
     """A state without evidence.
 
-    The canary plans one start per step; the watch one per look of ``planned_looks`` (default: its
-    duration over the interval).
+    The canary plans one start per step, and one for an experiment; the watch one per look of
+    ``planned_looks`` (default: its duration over the interval).
     """
     looks = planned_looks or plan.planned_watch_looks
-    starts = len(plan.steps) if phase == "canary" else watch.planned_starts(looks)
+    starts = watch.planned_starts(looks)
+    if phase == "canary":
+        starts = len(plan.steps) + (plan.experiment is not None)
     return {
         "v": VERSION,
         "phase": phase,
@@ -115,6 +121,7 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "pods": {kind: dispersion.new_pods() for kind in EVENT},
         "buckets": dispersion.new_buckets() if plan.sticky else None,
         "net": outage.new() if phase == "watch" else None,
+        "mirror": {},
         "promotion": {},
     }
 
@@ -123,18 +130,29 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
     """The state at the beginning of step ``index``; unchanged when it is in that step already.
 
     Promotion starts from no evidence, with bets tuned to stable's rate so far and the last step's
-    margin chosen by the traffic so far; rollback begins one more of its starts.
+    margin chosen by the traffic so far; rollback begins one more of its starts.  Where users meet
+    the candidate for the first time, only evidence against it is kept: copies are no traffic.
     """
     if state["step"] == index:
         return state
+    step = plan.steps[index]
+    if state["mirror"] and not step.mirror:
+        state = {**new_state(plan, "canary"), **{k: state[k] for k in ("checks", "last", "looks")}}
     begun = {c.name: guardrails.start(c, state["checks"][c.name]) for c in plan.checks}
     return {
         **state,
         "step": index,
         "in_step": _no_sample(),
         "checks": begun,
-        "promotion": promotion.new(plan, state, plan.steps[index]),
+        "mirror": mirror.no_copies() if step.mirror else {},
+        "promotion": promotion.new(plan, state, step),
     }
+
+
+def begin_experiment(plan: Plan, state: State) -> State:
+    """The state when the steps have passed and an experiment begins: one more start."""
+    begun = {c.name: guardrails.start(c, state["checks"][c.name]) for c in plan.checks}
+    return {**state, "in_step": _no_sample(), "checks": begun}
 
 
 def absorb(plan: Plan, state: State, look: Look) -> State:
@@ -164,6 +182,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "pods": {kind: _pods(state["pods"][kind], place, look) for kind, place in EVENT.items()},
         "buckets": buckets,
         "net": state["net"] and _net(state["net"], look),
+        "mirror": state["mirror"] and mirror.sampled(state["mirror"], look.mirror),
         "promotion": promotion.absorb(plan, state, look),
     }
 
@@ -195,7 +214,7 @@ def judge(plan: Plan, state: State) -> Judgement:
         eta_seconds=needs.eta if needs is not None else None,
         evidence_percent=max(0.0, 100.0 * combined / math.log(1.0 / alpha)),
         worst=next(iter(failed), worst.check.name if worst is not None else ""),
-        candidate_n=_shown(state)["candidate"][0],
+        candidate_n=_seen(state),
         excess_bound=needs.bounds.get("ErrorRate") if needs is not None else None,
         detectable=_detectable(state, findings, log_need),
         silent=_silent(plan, state),
@@ -219,7 +238,7 @@ def _alpha(plan: Plan, state: State) -> tuple[float, int]:
     """What the e-values may spend of this phase's alpha, and how many limits share the rest."""
     alpha = plan.alpha_canary if state["phase"] == "canary" else plan.alpha_watch
     limited = (c for c in plan.checks if c.limit is not None and c.action != "Show")
-    limits = sum(1 for c in limited if c.type in EVENT or metrics.judges(c))
+    limits = sum(1 for c in limited if c.type in LIMITED or metrics.judges(c))
     return (alpha * (1.0 - guardrails.LIMIT_LEVEL) if limits else alpha), limits
 
 
@@ -305,6 +324,11 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         stable_n, candidate_n = finding.shifted.stable.n, finding.shifted.candidate.n
         stable_value, candidate_value = finding.shifted.stable.psi, finding.shifted.candidate.psi
         effect, low = candidate_value, finding.shifted.candidate.low
+    elif check.type == "Disagreement":
+        process = state["checks"][check.name]
+        stable_n = candidate_n = process["n"]
+        stable_value, candidate_value = None, mirror.share(process)
+        low, high = mirror.bounds(process)
     elif check.type == "Latency":
         past = state["checks"][check.name]["past"]
         stable_n, candidate_n = (sum(side.values()) for side in past)
@@ -315,7 +339,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         stable_value = guardrails.rate(shown["stable"], place)
         candidate_value = guardrails.rate(shown["candidate"], place)
         effect = counts.odds_ratio(process)
-        low, high = guardrails.confidence(finding, state)
+        low, high = finding.odds
     return CheckResult(
         name=check.name,
         type=check.type,
@@ -362,6 +386,12 @@ def _shown(state: State) -> State:
     """The sample that people see: this step's in the canary, the whole in the watch."""
     sample: State = state["in_step"] if state["step"] >= 0 else state["total"]
     return sample
+
+
+def _seen(state: State) -> int:
+    """What a step's minimum of requests counts: the candidate's, or compared copies."""
+    n: int = state["mirror"]["compared"] if state["mirror"] else _shown(state)["candidate"][0]
+    return n
 
 
 def _no_sample() -> State:

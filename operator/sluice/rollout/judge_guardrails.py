@@ -1,6 +1,7 @@
 """The judge's guardrails: one evidence process per check, and what it says.
 
-A check's process is Engine C (rates, latency) or the score counts of both arms (PredictionShift).
+A check's process is Engine C (rates, latency), the score counts of both arms (PredictionShift) or
+what judge_metrics and judge_mirror keep.
 Called by sluice.rollout.judge only; calls sluice.stats.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.rollout import judge_metrics as metrics
+from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import CheckPlan
 from sluice.stats import combine, counts, dispersion, hard_limit, latency, shift
@@ -34,7 +36,8 @@ LIMIT_LEVEL = 0.1
 class Finding:
     """What one check found: evidence, whether the difference matters, and how it survives.
 
-    ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.
+    ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.  ``odds``:
+    confidence sequence (95 %) of a rate's odds ratio.
     """
 
     check: CheckPlan
@@ -46,13 +49,14 @@ class Finding:
     quantile: int = 0
     times: tuple[float | None, float | None] = (None, None)
     phi: float = 1.0
+    odds: tuple[float | None, float | None] = (None, None)
 
     @property
     def e_valued(self) -> bool:
         """Whether its evidence is an e-value (a shift's and a plain limit's are not)."""
         if metrics.judges(self.check):
             return self.check.limit is None
-        return self.check.type != "PredictionShift"
+        return self.check.type not in ("PredictionShift", "Disagreement")
 
 
 def new(check: CheckPlan, starts: int) -> State:
@@ -61,6 +65,8 @@ def new(check: CheckPlan, starts: int) -> State:
         return latency.new(starts)
     if check.type == "PredictionShift":
         return {"stable": [], "candidate": [], "references": [[], []]}
+    if check.type == "Disagreement":
+        return mirror.new()
     if metrics.judges(check):
         return metrics.new(starts)
     return counts.new(check.margin, starts)
@@ -72,32 +78,48 @@ def start(check: CheckPlan, process: State) -> State:
         return latency.start(process)
     if metrics.judges(check):
         return metrics.start(process)
-    return process if check.type == "PredictionShift" else counts.start(process)
+    return counts.start(process) if check.type in EVENT else process
 
 
 def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look) -> State:
-    """Every check's process with one more look; rates are computed together."""
+    """Every check's process with one more look; all counts are computed together."""
+    done = dict(processes)
     rates = [check for check in checks if check.type in EVENT]
-    absorbed = counts.absorb_each(
-        [processes[c.name] for c in rates], [counts_of(c.type, look) for c in rates]
-    )
-    done = {check.name: process for check, process in zip(rates, absorbed, strict=True)}
+    times = {c.name: seen for c in checks if (seen := _measured(c, processes, look)) is not None}
+    states = [processes[check.name] for check in rates]
+    seen_counts = [counts_of(check.type, look) for check in rates]
+    most = [math.inf] * len(rates)
+    for name, seen in times.items():
+        states += latency.parts(processes[name], seen)
+        seen_counts += seen.counts
+        most += [latency.MOST_A_LOOK] * len(seen.counts)
+    after = counts.absorb_each(states, seen_counts, most)
+    done |= {check.name: process for check, process in zip(rates, after, strict=False)}
+    begin = len(rates)
+    for name, seen in times.items():
+        end = begin + len(seen.counts)
+        done[name] = latency.absorbed(processes[name], seen, after[begin:end])
+        begin = end
     for check in checks:
-        if check.type == "Latency":
-            done[check.name] = _absorb_latency(check, processes[check.name], look)
-        elif check.type == "PredictionShift":
+        if check.type == "PredictionShift":
             done[check.name] = _absorb_scores(processes[check.name], look)
         elif metrics.judges(check):
             done[check.name] = metrics.absorb(check, processes[check.name], look)
+        elif check.type == "Disagreement":
+            done[check.name] = mirror.absorb(processes[check.name], look)
     return done
 
 
-def _absorb_latency(check: CheckPlan, process: State, look: Look) -> State:
-    load = latency.load_of(look.stable, look.candidate)
+def _measured(check: CheckPlan, processes: dict[str, State], look: Look) -> latency.Measured | None:
+    """A look's latency on the check's thresholds; None when it says nothing."""
+    stable, candidate = look.stable, look.candidate
+    if check.type != "Latency" or not (stable.latency or candidate.latency):
+        return None
+    load = latency.load_of(stable, candidate)
     if load == "unknown":
-        return process
+        return None
     tolerance = latency.tolerance_of(load, check.margin)
-    return latency.absorb(process, look.stable.latency, look.candidate.latency, tolerance)
+    return latency.measured(processes[check.name], stable.latency, candidate.latency, tolerance)
 
 
 def _absorb_scores(process: State, look: Look) -> State:
@@ -127,6 +149,10 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         evidence = metrics.log_e(check, process, floor)
         over = metrics.over_limit(check, process, limit_alpha(alpha, limits))
         return Finding(check, evidence, evidence, over_limit=over, phi=floor)
+    if check.type == "Disagreement":
+        # Judged where it is measured: who went on from there has decided.
+        over = bool(state["mirror"]) and mirror.exceeds(check, process, limit_alpha(alpha, limits))
+        return Finding(check, over_limit=over)
     if check.type == "PredictionShift":
         stable = shift.measure(process["stable"], process["references"][0])
         candidate = shift.measure(process["candidate"], process["references"][1])
@@ -140,13 +166,15 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         return Finding(check, log_e, log_e, quantile=worst, phi=phi, times=times)
     place = EVENT[check.type]
     phi = phi_of(state, check.type)
+    log_e = counts.log_e(process, phi)
     return Finding(
         check,
-        counts.log_e(process, phi),
-        _without_largest(process, state, place, phi),
+        log_e,
+        _without_largest(process, state, place, phi, log_e),
         matters=_matters(state, place),
         over_limit=_over_limit(state, check, place, limit_alpha(alpha, limits)),
         phi=phi,
+        odds=counts.confidence(process, DISPLAY_ALPHA, phi),
     )
 
 
@@ -179,14 +207,14 @@ def _phi_of_units(state: State, kind: str) -> float:
     return dispersion.phi_of_buckets(state["buckets"], EVENT[kind])
 
 
-def _without_largest(process: State, state: State, place: int, phi: float) -> float:
+def _without_largest(process: State, state: State, place: int, phi: float, log_e: float) -> float:
     """Evidence that is left without the unit bucket that failed most."""
     if state["buckets"] is None:
-        return counts.log_e(process, phi)
+        return log_e
     stable_x, candidate_x = dispersion.largest_bucket(state["buckets"], place)
     total = process["n"][0] + process["n"][1]
     if total == 0 or candidate_x == 0:
-        return counts.log_e(process, phi)
+        return log_e
     gain = counts.gain_of(process, stable_x, candidate_x, process["n"][1] / total)
     return counts.log_e(process, phi, without=gain)
 
@@ -223,10 +251,12 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
         numbers = metrics.numbers(check, process, finding.phi)
         over = finding.over_limit
         return metrics.sentence(check, process, numbers, finding.log_e, log_need, over)
+    if check.type == "Disagreement":
+        return mirror.sentence(check, state["checks"][check.name])
     if check.type == "Latency":
         return _latency_sentence(finding, state, log_need)
     place = EVENT[check.type]
-    low, high = confidence(finding, state)
+    low, high = finding.odds
     limit = ""
     if check.limit is not None:
         limit = f", hard limit {words.percent(check.limit)}"
@@ -247,11 +277,6 @@ def _lately(state: State, place: int) -> str:
         return ""
     now, then = candidate[place] / candidate[0], stable[place] / stable[0]
     return f", lately {words.percent(now)} against {words.percent(then)}"
-
-
-def confidence(finding: Finding, state: State) -> tuple[float | None, float | None]:
-    """Confidence sequence (95 %) of a rate's odds ratio."""
-    return counts.confidence(state["checks"][finding.check.name], DISPLAY_ALPHA, finding.phi)
 
 
 def rate(sample: list[int], place: int) -> float | None:

@@ -264,7 +264,7 @@ def _log_e(check: CheckPlan, state: State, phi_floor: float) -> float:
 
 def phi(process: State, floor: float) -> float:
     """Over-dispersion of a metric's events, from how they jump from look to look."""
-    return max(floor, dispersion.phi_of_jumps(process["jumps"]))
+    return max(floor, dispersion.phi_of_jumps(process["jumps"], process["n"], process["x"]))
 
 
 def _relative(state: State) -> bool:

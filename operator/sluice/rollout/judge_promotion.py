@@ -7,12 +7,13 @@ One bounded-risk e-process per kind of failure and one pair of latency processes
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sluice.api.duration import human
 from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout import judge_metrics as metrics
+from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import Plan, StepPlan
 from sluice.stats import bounded_risk, dispersion, latency
@@ -44,7 +45,7 @@ class Needs:
 
 def new(plan: Plan, state: State, step: StepPlan) -> State:
     """Processes of a step: bets tuned to stable's past, the last margin to the traffic so far."""
-    share = step.weight / 100.0
+    share = step.share
     risks = {}
     for kind in RISKS:
         p0 = _past_rate(state, kind)
@@ -54,10 +55,8 @@ def new(plan: Plan, state: State, step: StepPlan) -> State:
             tau = min(tau, bounded_risk.last_margin(p0, share, _traffic(state), time))
         if _judged(plan, kind):
             risks[kind] = bounded_risk.new(tau, step.ratio, p0=p0, share=share)
-    return {
-        "risks": risks,
-        "latency": latency.new_promotion() if _judged(plan, "Latency") else None,
-    }
+    timed = _judged(plan, "Latency") and not step.mirror
+    return {"risks": risks, "latency": latency.new_promotion() if timed else None}
 
 
 def absorb(plan: Plan, state: State, look: Look) -> State:
@@ -93,6 +92,11 @@ def needs(plan: Plan, state: State) -> Needs:
     per_second = n / seconds if seconds > 0 else 0.0
     risks = _risks(plan, state)
     items: list[tuple[str, float | None, str]] = []
+    if state["mirror"]:
+        items += mirror.lacking(step, state["mirror"], seconds)
+        if n > 0:
+            items += [i for risk in risks for i in _lacking(plan, step, risk, per_second)]
+        return replace(_summed(items), bounds={r.kind: r.bound for r in risks})
     if n < step.min_requests:
         text = f"{words.many(n)} of {words.many(step.min_requests)} candidate requests"
         items.append((text, _wait(step.min_requests - n, per_second), ""))
@@ -108,11 +112,15 @@ def needs(plan: Plan, state: State) -> Needs:
     items += _latency(plan, state, per_second)
     for check in filter(metrics.judges, plan.checks):
         items += metrics.lacking(check, state["checks"][check.name], seconds)
+    return replace(_summed(items), bounds={r.kind: r.bound for r in risks})
+
+
+def _summed(items: list[tuple[str, float | None, str]]) -> Needs:
+    """All that is missing as one, which takes as long as the slowest of it."""
     waits = [wait for _, wait, _ in items]
     known = [w for w in waits if w is not None]
     eta = None if len(known) < len(waits) else max(known, default=0.0)
-    lacking = {kind for _, _, kind in items if kind}
-    return Needs([text for text, _, _ in items], eta, lacking, {r.kind: r.bound for r in risks})
+    return Needs([text for text, _, _ in items], eta, {kind for _, _, kind in items if kind})
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ def _lacking(
     limit = tolerated(risk.process)
     text = f"{RISKS[risk.kind]} not yet shown to be worse by less than {limit} ({so_far})"
     left = bounded_risk.requests_left(
-        risk.process, step.weight / 100.0, alpha=plan.alpha_promotion, phi=risk.phi
+        risk.process, step.share, alpha=plan.alpha_promotion, phi=risk.phi
     )
     return [(text, _wait(left, per_second), risk.kind)]
 
@@ -167,16 +175,17 @@ def _latency(plan: Plan, state: State, per_second: float) -> list[tuple[str, flo
     if had is None:
         return []
     need = math.log(1.0 / plan.alpha_promotion)
+    log_es = latency.log_e_promotion(had)
     late = [
         f"p{100 * q:.0f}"
-        for q, log_e in zip(latency.QUANTILES, latency.log_e_promotion(had), strict=False)
+        for q, log_e in zip(latency.QUANTILES, log_es, strict=False)
         if log_e < need
     ]
     if not late:
         return []
     margin = plan.steps[state["step"]].latency_margin
-    seen = max(part["n"][0] for part in had["parts"])
-    best = min(max(0.0, log_e) for log_e in latency.log_e_promotion(had))
+    seen = latency.seen_in_promotion(had)
+    best = min(max(0.0, log_e) for log_e in log_es)
     # Evidence grows in proportion to requests; before it has begun, a hundred requests are a guess.
     left = seen * (need / best - 1.0) if best > 0.5 and seen else max(100.0, float(seen))
     text = f"{' and '.join(late)} latency not yet shown to be within {100 * (margin - 1):.0f} %"

@@ -40,7 +40,10 @@ def _candidate_replicas(draft: Draft, replicas: int) -> int:
     plan = steps_of(draft) if rollout.phase != "Promoting" else None
     if plan is None:
         return replicas
-    present = comparable(replicas, plan.steps[rollout.step].weight)
+    load = plan.steps[rollout.step].load
+    if rollout.phase == "Experimenting" and plan.experiment is not None:
+        load = plan.experiment.weight
+    present = comparable(replicas, load)
     return max(present, draft.pods(rollout.revision).wanted)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.rollout import judge as judging
-from sluice.rollout.model import Progress, Roles, RouterView
+from sluice.rollout.model import JUDGED, Progress, Roles, RouterView
 from sluice.rollout.plan import Plan
 from sluice.stats.look import Look
 
@@ -29,7 +29,7 @@ def arms(progress: Progress, roles: Roles, view: RouterView) -> Arms | None:
     if not view.complete or not progress.judge:
         return None
     rollout, watch = progress.rollout, progress.watch
-    if rollout is not None and rollout.phase in ("Stepping", "Promoting"):
+    if rollout is not None and rollout.phase in JUDGED:
         settled = view.weight_low == view.weight_high == roles.weight > 0
         if settled and roles.stable and roles.candidate == rollout.revision and rollout.revision:
             return _arms(roles.stable, rollout.revision, roles.weight, rollout.plan)
@@ -39,6 +39,27 @@ def arms(progress: Progress, roles: Roles, view: RouterView) -> Arms | None:
         if settled and view.stable == roles.stable == watch.revision:
             return _arms(roles.previous, watch.revision, 100 - roles.holdback, watch.plan)
     return None
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Stable's requests and the candidate's copies of them, in one rollout."""
+
+    stable: str
+    candidate: str
+    rollout: str
+    plan: Plan
+
+
+def copies(progress: Progress, roles: Roles) -> Copies | None:
+    """What is mirrored now, or may still be; None in every phase but Mirroring."""
+    rollout = progress.rollout
+    if rollout is None or rollout.phase != "Mirroring" or not rollout.revision:
+        return None
+    plan = Plan.read(rollout.plan)
+    if plan is None or roles.stable is None or not progress.judge:
+        return None
+    return Copies(roles.stable, rollout.revision, rollout.id, plan)
 
 
 def _arms(stable: str, candidate: str, weight: int, written: dict[str, Any]) -> Arms | None:

@@ -14,12 +14,31 @@ from pydantic import Field
 from sluice.api.base import Block
 from sluice.api.modeldeployment import ModelDeploymentSpec
 from sluice.api.modelrevision import PackageInfo, Verdict
-from sluice.api.status import CheckStatus, Condition, GateStatus, LastCommand, LastRollback
+from sluice.api.status import (
+    CheckStatus,
+    Condition,
+    ExperimentStatus,
+    GateStatus,
+    LastCommand,
+    LastRollback,
+)
 from sluice.api.trustpolicy import TrustPolicySpec
 
 SLOTS = ("a", "b", "c")
 
-Phase = Literal["Resolving", "Validating", "Provisioning", "Stepping", "Promoting", "RollingBack"]
+Phase = Literal[
+    "Resolving",
+    "Validating",
+    "Provisioning",
+    "Mirroring",
+    "Stepping",
+    "Experimenting",
+    "Promoting",
+    "RollingBack",
+]
+
+JUDGED: tuple[Phase, ...] = ("Mirroring", "Stepping", "Experimenting", "Promoting")
+"""Phases in which the candidate is compared with stable."""
 
 
 class Roles(Block):
@@ -39,6 +58,7 @@ class Roles(Block):
     holdback: int = Field(default=0, ge=0, le=100)
     salt: str = "0"
     holdback_salt: str = "0"
+    experiment: str = ""
     left: dict[str, float] = Field(default_factory=dict)
 
     def slot_of(self, revision: str | None) -> str | None:
@@ -78,9 +98,37 @@ class RolloutProgress(Block):
     paused_by_check: bool = False
     pass_step: bool = False
     skip_steps: bool = False
+    mirror_ended: float = 0.0
+    """Since when stable's pods are to mirror to nobody, before a user meets the candidate."""
     failure: Failure | None = None
     withdrawn: bool = False
     superseded: bool = False
+
+
+class ExperimentProgress(Block):
+    """An experiment's units, as far as they are known, and what they say.
+
+    The units themselves are in a log of ``log_bytes`` bytes beside it; what is committed here says
+    how much of that log counts.  ``cursors`` say up to which record each pod's journal was read,
+    ``known`` up to when all journals were, ``closed`` up to when windows have been compared.
+    ``source`` says how far a database or Prometheus was read instead.
+    """
+
+    id: str
+    since: float
+    judge: dict[str, Any] = Field(default_factory=dict)
+    source: dict[str, Any] = Field(default_factory=dict)
+    cursors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    known: float = 0.0
+    closed: float = 0.0
+    log_bytes: int = 0
+    log_crc: int = 0
+    open_units: int = 0
+    not_counted: int = 0
+    lost: int = 0
+    message: str = ""
+    damaged: str = ""
+    """Why the log cannot be read any more; the experiment begins again."""
 
 
 class WatchProgress(Block):
@@ -117,6 +165,18 @@ class Resolved(Block):
     package: PackageInfo
 
 
+class MirrorSeen(Block):
+    """What stable's ready pods said at the last look: how many answered, mirror to the candidate,
+    and mirror to nobody any more."""
+
+    at: float
+    pods: int
+    answered: int
+    mirroring: int
+    quiet: int
+    problem: str = ""
+
+
 class Progress(Block):
     """Where the rollout or the watch is.  The evidence ConfigMap, committed with the statistics."""
 
@@ -134,6 +194,7 @@ class Progress(Block):
     look_at: float = 0.0
     empty_looks: int = 0
     analysis_error: str = ""
+    mirror_seen: MirrorSeen | None = None
     partial: bool = False
     """Somebody did not answer at the last look: what it counted comes later."""
     tick: float = 0.0
@@ -141,6 +202,10 @@ class Progress(Block):
     last_command: LastCommand | None = None
     last_rollback: LastRollback | None = None
     last_checks: list[CheckStatus] = Field(default_factory=list)
+    experiment: ExperimentProgress | None = None
+    last_experiment: ExperimentStatus | None = None
+    stale_units: int = 0
+    """Parts of an ended experiment's log that are still to be removed."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +313,17 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class MirrorOrder:
+    """Stable's pods copy ``percent`` of their requests to the candidate, in this rollout."""
+
+    stable: str
+    candidate: str
+    rollout: str
+    percent: int
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class NewRevision:
     """A ModelRevision to create."""
 
@@ -283,6 +359,7 @@ class Decision:
     drop_resolve: bool = False
     gates: str | None = None
     drop_gates: bool = False
+    mirror: MirrorOrder | None = None
     executed: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     moves: tuple[Any, ...] = ()

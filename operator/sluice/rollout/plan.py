@@ -10,17 +10,27 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sluice.api.checks import Check
+from sluice.api.checks import Check, PrometheusSource, SqlSource
 from sluice.api.duration import human, seconds
+from sluice.api.experiment import Experiment
 from sluice.api.modeldeployment import ModelDeploymentSpec, Step, Watch
 
-VERSION = 2
+VERSION = 3
 CheckType = Literal[
-    "ErrorRate", "ClientErrorRate", "Latency", "PredictionShift", "Metric", "Threshold"
+    "ErrorRate",
+    "ClientErrorRate",
+    "Latency",
+    "PredictionShift",
+    "Disagreement",
+    "Metric",
+    "Threshold",
 ]
 OwnValue = Literal["ErrorRate", "ClientErrorRate", "LatencyP50", "LatencyP90", "LatencyP99"]
 Action = Literal["Rollback", "Hold", "Show"]
 Silence = Literal["Hold", "Ignore"]
+MetricKind = Literal["Conversion", "Mean", "Ratio"]
+Direction = Literal["Higher", "Lower"]
+Design = Literal["Sequential", "GroupSequential"]
 DEFAULT_WEIGHTS = (5, 25, 50)
 DEFAULT_CHECKS: tuple[CheckType, ...] = (
     "ErrorRate",
@@ -34,8 +44,16 @@ DEFAULT_NAMES = {
     "Latency": "latency",
     "PredictionShift": "prediction-shift",
 }
-DEFAULT_MARGINS = {"ErrorRate": 1.2, "ClientErrorRate": 1.2, "Latency": 1.1, "PredictionShift": 1.0}
-DEFAULT_SHIFT = 0.25
+DEFAULT_MARGINS = {"ErrorRate": 1.2, "ClientErrorRate": 1.2, "Latency": 1.1}
+DEFAULT_LIMITS = {"PredictionShift": 0.25, "Disagreement": 0.05}
+HOLDS = ("PredictionShift", "Disagreement")
+"""Other answers are not yet wrong answers: a person decides, unless the spec says otherwise."""
+
+DEFAULT_TOLERANCE = 0.01
+MIRROR_REQUESTS = 500
+MIRROR_SECONDS = 120.0
+MIRROR_RISK = 0.02
+"""Excluded with the default number of copies when nothing fails; no user bears it meanwhile."""
 EVENTS_MARGIN = 1.2
 VALUE_MARGIN = 1.1
 MIN_COUNT = 100
@@ -78,7 +96,8 @@ class CheckPlan:
 
     ``action`` is what a failure does; Show is only evidence for promotion, or a dry run.
     ``lower`` says that less is better.  ``limit`` of a Metric or a Threshold is the last value that
-    is good.  ``value`` is what a Threshold limits of our own numbers, ``source`` where the numbers
+    is good.  ``tolerance``: relative difference of two values that a Disagreement overlooks.
+    ``value`` is what a Threshold limits of our own numbers, ``source`` where the numbers
     of others are read.
     """
 
@@ -93,6 +112,7 @@ class CheckPlan:
     source: SourcePlan | None = None
     on_no_data: Silence = "Hold"
     on_provider_error: Silence = "Hold"
+    tolerance: float = DEFAULT_TOLERANCE
 
     @property
     def on_latency(self) -> bool:
@@ -102,7 +122,8 @@ class CheckPlan:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One judged step.  ``risk`` is tau, the excess failure rate that must be excluded; at the last
+    """One judged step: a share of traffic, or ``mirror`` percent of stable's requests as copies at
+    weight 0.  ``risk`` is tau, the excess failure rate that must be excluded; at the last
     step it is the widest that may be taken.  ``ratio`` is the multiple of stable's own rate that is
     tolerated as well."""
 
@@ -115,6 +136,52 @@ class StepPlan:
     ratio: float
     latency_margin: float
     last: bool
+    mirror: int = 0
+
+    @property
+    def share(self) -> float:
+        """The candidate's part of the answers that are judged: copies are one for one."""
+        return 0.5 if self.mirror else self.weight / 100.0
+
+    @property
+    def load(self) -> int:
+        """Percent of all requests that the candidate answers, whoever hears the answers."""
+        return self.mirror or self.weight
+
+    @property
+    def where(self) -> str:
+        """What the step is, after "Step 1 of 4"."""
+        return f"mirroring {self.mirror} %" if self.mirror else f"at {self.weight} %"
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """A comparison of units on a business metric after the steps, at one weight.
+
+    ``margin`` is relative: a metric worse by less is not worse; 0: nothing is tolerated.  ``alpha``
+    is two-sided.
+    """
+
+    metric: str
+    kind: MetricKind
+    direction: Direction
+    weight: int
+    window_seconds: float
+    max_units: int
+    max_seconds: float
+    margin: float
+    alpha: float
+    on_win: str
+    on_loss: str
+    on_inconclusive: str
+    design: Design = "Sequential"
+    source: SourcePlan | None = None
+    """Where the arms are counted; None: by us, from what pods and /feedback saw."""
+
+    @property
+    def has_units(self) -> bool:
+        """Whether what is counted are units, each once."""
+        return self.source is None or self.source.kind == "Sql"
 
 
 @dataclass(frozen=True)
@@ -132,11 +199,23 @@ class Plan:
     final_weight: int
     watch_seconds: float
     watch_requests: int
+    experiment: ExperimentPlan | None = None
 
     @property
     def planned_watch_looks(self) -> int:
         """Looks that the watch takes at its interval."""
         return max(1, round(self.watch_seconds / self.interval_seconds))
+
+    @property
+    def first_weight(self) -> int:
+        """Index of the first step in which users meet the candidate."""
+        return next(i for i, step in enumerate(self.steps) if not step.mirror)
+
+    @property
+    def tolerance(self) -> float:
+        """Relative difference up to which mirrored answers agree."""
+        tolerances = [c.tolerance for c in self.checks if c.type == "Disagreement"]
+        return tolerances[0] if tolerances else DEFAULT_TOLERANCE
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -157,6 +236,7 @@ class Plan:
                 **data,
                 "checks": tuple(_check_again(c) for c in data["checks"]),
                 "steps": tuple(StepPlan(**s) for s in data["steps"]),
+                "experiment": data["experiment"] and _experiment_again(data["experiment"]),
             }
         )
 
@@ -179,6 +259,7 @@ def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
     watch = spec.rollout.watch or Watch()
     final = 100 - watch.holdback
     alpha = spec.analysis.alpha
+    experiment = spec.experiment
     return Plan(
         version=VERSION,
         interval_seconds=min(300.0, max(1.0, seconds(spec.analysis.interval))),
@@ -187,16 +268,18 @@ def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
         alpha_promotion=PROMOTION_ALPHA,
         sticky=spec.traffic.unit is not None,
         checks=_checks(spec.analysis.checks),
-        steps=_steps(spec.rollout.steps, final),
+        steps=_steps(spec.rollout.steps, final, experiment.weight if experiment else None),
         final_weight=final,
         watch_seconds=seconds(watch.duration),
         watch_requests=watch.min_requests,
+        experiment=None if experiment is None else _experiment(experiment),
     )
 
 
 def describe(step: StepPlan) -> str:
     """The step in a few words."""
-    return f"{step.weight} % for {human(step.min_duration)} and {step.min_requests:,} requests"
+    share = f"{step.mirror} % mirrored" if step.mirror else f"{step.weight} %"
+    return f"{share} for {human(step.min_duration)} and {step.min_requests:,} requests"
 
 
 def _checks(checks: list[Check] | None) -> tuple[CheckPlan, ...]:
@@ -214,22 +297,23 @@ def _checks(checks: list[Check] | None) -> tuple[CheckPlan, ...]:
 
 
 def _check(name: str, kind: CheckType, check: Check | None = None) -> CheckPlan:
-    shift = kind == "PredictionShift"
     margin = check.margin if check else None
     limit = check.max if check else None
+    tolerance = check.tolerance if check else None
     on_fail: Action | None = check.on_fail if check else None
     return CheckPlan(
         name=name,
         type=kind,
-        margin=DEFAULT_MARGINS[kind] if margin is None else margin,
-        limit=DEFAULT_SHIFT if shift and limit is None else limit,
-        action=on_fail or ("Hold" if shift else "Rollback"),
+        margin=DEFAULT_MARGINS.get(kind, 1.0) if margin is None else margin,
+        limit=DEFAULT_LIMITS.get(kind) if limit is None else limit,
+        action=on_fail or ("Hold" if kind in HOLDS else "Rollback"),
+        tolerance=DEFAULT_TOLERANCE if tolerance is None else tolerance,
     )
 
 
 def _external(check: Check) -> CheckPlan:
     """A Metric or a Threshold: what is measured elsewhere, or limited in plain numbers."""
-    source = _source(check)
+    source = _source(check.prometheus, check.sql)
     looks = source is not None and source.kind == "Prometheus" and bool(source.query)
     limit = check.min if check.min is not None else check.max
     margin = EVENTS_MARGIN if source is not None and source.events else VALUE_MARGIN
@@ -249,8 +333,7 @@ def _external(check: Check) -> CheckPlan:
     )
 
 
-def _source(check: Check) -> SourcePlan | None:
-    prometheus, sql = check.prometheus, check.sql
+def _source(prometheus: PrometheusSource | None, sql: SqlSource | None) -> SourcePlan | None:
     if prometheus is not None:
         token, ca = prometheus.token_secret_ref, prometheus.ca_secret_ref
         return SourcePlan(
@@ -274,23 +357,72 @@ def _source(check: Check) -> SourcePlan | None:
     return None
 
 
-def _steps(steps: list[Step] | None, final: int) -> tuple[StepPlan, ...]:
-    """The judged steps: those below the final weight, at which the rollout is promoted."""
+def _experiment(experiment: Experiment) -> ExperimentPlan:
+    return ExperimentPlan(
+        metric=experiment.metric,
+        kind=experiment.kind,
+        direction=experiment.direction,
+        weight=experiment.weight,
+        window_seconds=seconds(experiment.window),
+        max_units=experiment.max_units,
+        max_seconds=seconds(experiment.max_duration),
+        margin=experiment.margin or 0.0,
+        alpha=experiment.alpha,
+        on_win=experiment.on_win,
+        on_loss=experiment.on_loss,
+        on_inconclusive=experiment.on_inconclusive,
+        design=experiment.design,
+        source=_source(experiment.prometheus, experiment.sql),
+    )
+
+
+def _experiment_again(data: dict[str, Any]) -> ExperimentPlan:
+    source = data["source"]
+    return ExperimentPlan(**{**data, "source": source and SourcePlan(**source)})
+
+
+def _steps(steps: list[Step] | None, final: int, most: int | None) -> tuple[StepPlan, ...]:
+    """The judged steps: those that mirror, then those below the final weight, at which the rollout
+    is promoted, and not above ``most``, at which it is experimented with."""
     wanted = steps or [Step(weight=w) for w in DEFAULT_WEIGHTS]
-    judged = [s for s in wanted if s.weight < final]
+    mirrored = [s for s in wanted if s.mirror]
+    weighted = [s for s in wanted if not s.mirror]
+    judged = [
+        s for s in weighted if (s.weight or 0) < final and (most is None or (s.weight or 0) <= most)
+    ]
     if not judged:
         # Everyone at once still needs a verdict, and a verdict needs a comparator.
-        share = final if final < 100 else COMPARATOR_WEIGHT
-        judged = [wanted[0].model_copy(update={"weight": share})]
-    return tuple(_step(s, last=i == len(judged) - 1) for i, s in enumerate(judged))
+        share = most or (final if final < 100 else COMPARATOR_WEIGHT)
+        judged = [*weighted, Step()][:1]
+        judged = [judged[0].model_copy(update={"weight": share})]
+    return (
+        *map(_mirror_step, mirrored),
+        *(_step(s, s.weight or 0, last=i == len(judged) - 1) for i, s in enumerate(judged)),
+    )
 
 
-def _step(step: Step, *, last: bool) -> StepPlan:
-    size = 0 if step.weight < 10 else 1 if step.weight < 40 else 2
+def _mirror_step(step: Step) -> StepPlan:
+    requests, duration = step.min_requests, step.min_duration
+    return StepPlan(
+        weight=0,
+        min_requests=MIRROR_REQUESTS if requests is None else requests,
+        min_duration=MIRROR_SECONDS if duration is None else seconds(duration),
+        max_duration=None if step.max_duration is None else seconds(step.max_duration),
+        pause_manual=step.pause == "Manual",
+        risk=MIRROR_RISK,
+        ratio=1.5,
+        latency_margin=1.0,
+        last=False,
+        mirror=step.mirror or 0,
+    )
+
+
+def _step(step: Step, weight: int, *, last: bool) -> StepPlan:
+    size = 0 if weight < 10 else 1 if weight < 40 else 2
     tight = 2 if last else size
     requests, duration = step.min_requests, step.min_duration
     return StepPlan(
-        weight=step.weight,
+        weight=weight,
         min_requests=(100, 250, 1000)[size] if requests is None else requests,
         min_duration=(120.0, 300.0, 600.0)[size] if duration is None else seconds(duration),
         max_duration=None if step.max_duration is None else seconds(step.max_duration),

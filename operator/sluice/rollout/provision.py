@@ -58,15 +58,23 @@ def provision(draft: Draft) -> None:
         draft.set_rollout(fetched=0.0)
         return
     _take_slot(draft)
-    if not candidate_pods(draft, first_weight(draft)):
+    if not candidate_pods(draft, first_load(draft)):
         return
     if draft.i.spec.replicas > 0 and not _listed(draft):
         return
     phase, event = "Promoting", "ready, and no steps to walk"
-    if steps_of(draft):
-        phase, event = "Stepping", "pods and routers are ready"
+    plan = steps_of(draft)
+    if plan is not None:
+        phase = "Mirroring" if plan.steps[0].mirror else "Stepping"
+        event = "pods and routers are ready"
     draft.set_rollout(
-        event=event, phase=phase, since=draft.i.now, fetched=0.0, step=0, step_observed=0.0
+        event=event,
+        phase=phase,
+        since=draft.i.now,
+        fetched=0.0,
+        step=0,
+        step_observed=0.0,
+        mirror_ended=0.0,
     )
     draft.set_progress(judge={}, snapshot={}, metrics={})
     draft.come_back(0.0)
@@ -114,10 +122,10 @@ def steps_of(draft: Draft) -> Plan | None:
     return Plan.from_json(rollout.plan)
 
 
-def first_weight(draft: Draft) -> int:
-    """The weight that provisioning prepares for."""
+def first_load(draft: Draft) -> int:
+    """The percent of requests that provisioning prepares for."""
     plan = steps_of(draft)
-    return plan.steps[0].weight if plan else 100
+    return plan.steps[0].load if plan else 100
 
 
 def _take_slot(draft: Draft) -> None:

@@ -19,7 +19,9 @@ State = Literal[
     "Resolving",
     "Validating",
     "Provisioning",
+    "Mirroring",
     "Stepping",
+    "Experimenting",
     "Promoting",
     "Watching",
     "RollingBack",
@@ -31,7 +33,9 @@ MEANING: dict[State, str] = {
     "Resolving": "A fetching Job reads the manifest behind `spec.model.uri`.",
     "Validating": "The gates run in a Job; no user sees the candidate.",
     "Provisioning": "Pods of the candidate start; routers learn their addresses at weight 0.",
+    "Mirroring": "Stable's pods copy requests to the candidate; no user gets its answers.",
     "Stepping": "The candidate has a share of the traffic and is judged against stable.",
+    "Experimenting": "The steps have passed; units of both arms are compared on a business metric.",
     "Promoting": "Everyone but the holdback goes to the candidate, then the roles flip.",
     "Watching": "The promoted revision is compared with the holdback; previous stays warm.",
     "RollingBack": "Weight 0 is pushed, and confirmed by every router.",
@@ -84,7 +88,8 @@ def _from(
 
 
 _WAITING = "Resolving Validating Provisioning"
-_AT_WORK = "Validating Provisioning Stepping Promoting"
+_WITH_PODS = "Provisioning Mirroring Stepping Experimenting Promoting"
+_AT_WORK = f"Validating {_WITH_PODS}"
 
 TRANSITIONS: tuple[Transition, ...] = (
     # The usual way
@@ -100,22 +105,39 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     *_from("Validating", "all gates pass", "Provisioning", "gates", usual=True),
     *_from("Provisioning", "pods and routers are ready", "Stepping", "provision", usual=True),
+    *_from("Provisioning", "pods and routers are ready", "Mirroring", "provision", usual=True),
+    *_from("Mirroring", "the last mirrored step passes", "Stepping", "mirroring", usual=True),
+    *_from("Mirroring", "the last mirrored step passes", "Promoting", "mirroring"),
     *_from("Provisioning", "ready, and no steps to walk", "Promoting", "provision", usual=True),
     *_from("Stepping", "the last step passes", "Promoting", "steps", usual=True),
+    *_from("Stepping", "the last step passes", "Experimenting", "steps", usual=True),
+    *_from("Experimenting", "the experiment is won", "Promoting", "experiment", usual=True),
+    *_from("Experimenting", "undecided at its end", "Promoting", "experiment"),
+    *_from("Experimenting", "a person has seen enough", "Promoting", "experiment"),
     *_from("Promoting", "routers confirm", "Watching", "promote", usual=True),
     *_from("Promoting", "it is the first revision", "Idle", "promote", usual=True),
     *_from("Watching", "time and requests suffice", "Idle", "watch", usual=True),
     *_from("Watching", "time and requests suffice", "Stopped", "watch"),
     # It is worse
     *_from("Validating", "a gate fails", "RollingBack", "gates", usual=True),
+    *_from("Experimenting", "the experiment is lost", "RollingBack", "experiment", usual=True),
+    *_from("Experimenting", "undecided at its end", "RollingBack", "experiment"),
+    *_from("Experimenting", "its units stay untrusted", "RollingBack", "experiment"),
     *_from(
-        "Provisioning Stepping Promoting",
+        _WITH_PODS,
         "pods fail by the model's fault",
         "RollingBack",
         "provision",
     ),
-    *_from("Stepping Promoting", "a guardrail fails", "RollingBack", "interrupts", usual=True),
-    *_from("Stepping", "undecided at maxDuration", "RollingBack", "steps"),
+    *_from(
+        "Mirroring Stepping Promoting",
+        "a guardrail fails",
+        "RollingBack",
+        "interrupts",
+        usual=True,
+    ),
+    *_from("Experimenting", "a guardrail fails", "RollingBack", "interrupts"),
+    *_from("Mirroring Stepping", "undecided at maxDuration", "RollingBack", "steps"),
     *_from(_AT_WORK, "a Fail is on record", "RollingBack", "interrupts"),
     *_from("RollingBack", "no router sends it traffic", "Stopped", "rollback", usual=True),
     *_from("RollingBack", "no router sends it traffic", "Watching", "rollback"),
@@ -127,7 +149,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     *_from("Resolving", "fetching fails", "Idle Watching Stopped", "admission"),
     *_from("Idle", "fetching fails", "Stopped", "admission"),
     *_from(
-        "Idle Resolving Validating Provisioning Stepping Promoting",
+        f"Idle Resolving {_AT_WORK}",
         "refused",
         "Stopped",
         "admission",

@@ -17,7 +17,8 @@ from sluice.api.status import (
 from sluice.rollout.checks import shown_checks
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
-from sluice.rollout.model import Outcome, WatchProgress
+from sluice.rollout.experiment import shown
+from sluice.rollout.model import JUDGED, Outcome, WatchProgress
 from sluice.rollout.plan import Plan
 from sluice.rollout.times import rfc3339
 from sluice.rollout.trust import admitted
@@ -50,6 +51,7 @@ def project(draft: Draft, want: Desired) -> dict[str, Any]:
         worst_check=verdict.worst if verdict else "",
         worst_evidence=f"{verdict.evidence_percent:.0f}%" if verdict else "",
         checks=shown_checks(verdict) if verdict else list(draft.progress.last_checks),
+        experiment=shown(draft),
         gates=list(draft.rollout.gates) if draft.rollout else [],
         revisions=_history(draft),
         last_command=draft.progress.last_command,
@@ -102,9 +104,9 @@ def _step(draft: Draft) -> StepStatus | None:
         return None
     plan = Plan.from_json(rollout.plan) if rollout.plan else None
     count = len(plan.steps) if plan else 0
-    index = rollout.step + 1 if rollout.phase == "Stepping" else 0
-    if rollout.phase == "Promoting":
-        index = count
+    index = count if rollout.phase in JUDGED else 0
+    if rollout.phase == "Stepping" or rollout.phase == "Mirroring":
+        index = rollout.step + 1
     return StepStatus(
         index=index,
         count=count,

@@ -26,10 +26,10 @@ def step(draft: Draft) -> None:
         if not paused(draft):
             _enter(draft, plan, current.weight)
         return
-    if not _routed(draft, current.weight):
+    if not routed(draft, current.weight):
         return
     draft.set_rollout(step_observed=rollout.step_observed + draft.elapsed, fetched=0.0)
-    _judge_step(draft, plan)
+    judge_step(draft, plan)
 
 
 def _enter(draft: Draft, plan: Plan, weight: int) -> None:
@@ -46,7 +46,8 @@ def _enter(draft: Draft, plan: Plan, weight: int) -> None:
     draft.come_back(1.0)
 
 
-def _routed(draft: Draft, weight: int) -> bool:
+def routed(draft: Draft, weight: int) -> bool:
+    """Whether every router confirms the weight; says who does not."""
     router = draft.i.router
     if router.complete and router.weight_low == router.weight_high == weight:
         return True
@@ -58,7 +59,8 @@ def _routed(draft: Draft, weight: int) -> bool:
     return False
 
 
-def _judge_step(draft: Draft, plan: Plan) -> None:
+def judge_step(draft: Draft, plan: Plan) -> None:
+    """Passes the step, holds it, or says what it waits for."""
     rollout = draft.rollout
     assert rollout is not None
     verdict = draft.judgement
@@ -103,9 +105,17 @@ def _next(draft: Draft, plan: Plan) -> None:
     rollout = draft.rollout
     assert rollout is not None
     last = rollout.step + 1 >= len(plan.steps) or rollout.skip_steps
-    if last:
+    copied = plan.steps[rollout.step].mirror > 0
+    if copied and (last or not plan.steps[rollout.step + 1].mirror):
+        draft.set_rollout(mirror_ended=draft.i.now, pass_step=False)
+    elif last:
+        ahead = plan.experiment is not None and not rollout.skip_steps
         draft.set_rollout(
-            event="the last step passes", phase="Promoting", since=draft.i.now, pass_step=False
+            event="the last step passes",
+            phase="Experimenting" if ahead else "Promoting",
+            since=draft.i.now,
+            step_observed=0.0,
+            pass_step=False,
         )
     else:
         draft.set_rollout(step=rollout.step + 1, step_observed=0.0, pass_step=False)

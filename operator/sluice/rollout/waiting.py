@@ -41,7 +41,7 @@ def explain(
     ``digest`` is the 12 hex digits that the command names; ``observed`` the step's seconds by the
     caller's count, which also holds looks that were dropped.
     """
-    where = f"Step {index + 1} of {count} at {step.weight} %"
+    where = f"Step {index + 1} of {count} {step.where}"
     go_on = f"Go on now: kubectl annotate mdep/{name} sluice.dev/promote={digest}"
     if judgement is None:
         left = max(0.0, step.min_duration - observed)

@@ -7,6 +7,7 @@ judges any more must not keep its traffic.
 from __future__ import annotations
 
 from sluice.rollout.draft import Draft
+from sluice.rollout.model import ExperimentProgress
 from sluice.rollout.plan import Plan, analysis_plan
 from sluice.rollout.watch import begin
 
@@ -27,6 +28,11 @@ def made_whole(draft: Draft) -> None:
         )
 
 
+def _unplanned(running: ExperimentProgress | None) -> ExperimentProgress | None:
+    said = "The experiment begins again: another version of the operator planned it."
+    return running and running.model_copy(update={"damaged": said})
+
+
 def _readable(draft: Draft) -> None:
     """A plan that another version wrote is made anew from the spec, with no evidence.
 
@@ -36,7 +42,10 @@ def _readable(draft: Draft) -> None:
     plan = analysis_plan(draft.i.spec)
     if rollout is not None and rollout.plan and Plan.read(rollout.plan) is None:
         step = min(rollout.step, len(plan.steps) - 1)
+        if rollout.phase == "Stepping":
+            step = max(step, plan.first_weight)
         draft.set_rollout(plan=plan.to_json(), step=step)
-        draft.set_progress(judge={}, snapshot={}, metrics={})
+        experiment = _unplanned(draft.progress.experiment)
+        draft.set_progress(judge={}, snapshot={}, metrics={}, experiment=experiment)
     if watching is not None and Plan.read(watching.plan) is None:
         begin(draft, watching.revision, watching.previous, plan)

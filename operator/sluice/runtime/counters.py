@@ -105,6 +105,41 @@ class FeatureBins:
         }
 
 
+class Copies:
+    """Copies of another revision's requests that this process answered; no user waited for them."""
+
+    def __init__(self) -> None:
+        self.outcomes = dict.fromkeys(Outcome, 0)
+        self.non_finite = 0
+        self.latency = [0] * LATENCY_BINS
+        self.latency_sum = 0.0
+
+    def finished(self, outcome: Outcome, seconds: float | None) -> None:
+        """One copy ended, as in ``Counters.finished``."""
+        self.outcomes[outcome] += 1
+        if seconds is not None:
+            self.latency[latency_bin(seconds)] += 1
+            self.latency_sum += seconds
+
+    def as_json(self) -> dict[str, Any]:
+        """As on ``/counters``."""
+        return {
+            "requests": sum(self.outcomes.values()),
+            **{outcome.value: n for outcome, n in self.outcomes.items()},
+            "nonFinite": self.non_finite,
+            "latency": latency_json(self.latency),
+        }
+
+
+def latency_json(bins: list[int]) -> dict[str, Any]:
+    """A latency histogram as on ``/counters``."""
+    return {
+        "base": LATENCY_BASE,
+        "ratio": LATENCY_RATIO,
+        "bins": {str(i): n for i, n in enumerate(bins) if n},
+    }
+
+
 class Counters:
     """One process's counters.  Used from the event loop's thread only."""
 
@@ -127,6 +162,7 @@ class Counters:
         self.latency = [0] * LATENCY_BINS
         self.latency_sum = 0.0
         self.buckets: dict[int, list[int]] = {}
+        self.copies = Copies()
         self._features: dict[str, FeatureBins] = {}
         self._score_edges = np.empty(0)
         self._score_counts = np.zeros(1, dtype=np.int64)
@@ -217,11 +253,7 @@ class Counters:
             "disconnects": self.disconnects,
             "inFlight": self.in_flight,
             "cpuSeconds": time.process_time(),
-            "latency": {
-                "base": LATENCY_BASE,
-                "ratio": LATENCY_RATIO,
-                "bins": {str(i): n for i, n in enumerate(self.latency) if n},
-            },
+            "latency": latency_json(self.latency),
             "scores": {
                 "edges": self._score_edges.tolist(),
                 "counts": self._score_counts.tolist(),
@@ -230,5 +262,6 @@ class Counters:
             "nonFinite": self.non_finite,
             "features": {name: bins.as_json() for name, bins in self._features.items()},
             "buckets": {str(bucket): list(sums) for bucket, sums in self.buckets.items()},
+            "copies": self.copies.as_json(),
         }
         return document

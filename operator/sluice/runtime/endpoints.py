@@ -7,11 +7,14 @@ to ``predictions.py``; everything else is answered here, at once, whatever the m
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from sluice.runtime import metrics
-from sluice.runtime.counters import Counters, Outcome
+from sluice.runtime import feedback, metrics
+from sluice.runtime.counters import Outcome
 from sluice.runtime.http import HTML, TEXT, BadRequest, Request, Response
 from sluice.runtime.predictions import Predictions, error_response
 from sluice.runtime.problems import Problem, unavailable
@@ -71,8 +74,11 @@ class ServingApp:
             self._predictions.start(route, request, exchange)
             return
         try:
-            if route is not None:
+            if route is not None or (request.path == feedback.PATH and request.method != "POST"):
                 raise _method_not_allowed("POST", request.method, b"POST")
+            if request.path == feedback.PATH:
+                exchange.answer(feedback.take(request, self._predictions.journal))
+                return
             handler = self._gets.get(request.path) or self._model_path(request.path)
             response = answer_get(request, handler, "try POST /predict or GET /docs")
         except Problem as problem:
@@ -131,10 +137,12 @@ class ServingApp:
 
 
 class AdminApp:
-    """The operator's port: counters and metrics, and readiness once more."""
+    """The operator's port: counters, metrics, the journal, and readiness once more."""
 
-    def __init__(self, counters: Counters, status: Status) -> None:
-        self._counters = counters
+    def __init__(self, predictions: Predictions, status: Status) -> None:
+        self._counters = predictions.counters
+        self._mirror = predictions.mirror
+        self._journal = predictions.journal
         self._status = status
         self._gets: dict[str, Handler] = {
             "/counters": self._json,
@@ -146,6 +154,8 @@ class AdminApp:
         """Answer at once."""
         try:
             handler = self._gets.get(request.path)
+            if request.path == "/journal":
+                handler = partial(self._records, request.query)
             response = answer_get(request, handler, "try GET /metrics or GET /counters")
         except Problem as problem:
             response = error_response(problem, "predict")
@@ -156,11 +166,23 @@ class AdminApp:
         return error_response(Problem(bad.status, "BadRequest", bad.message), "predict")
 
     def _json(self) -> Response:
-        return Response(200, msgspec.json.encode(self._counters.as_json()))
+        return Response(200, msgspec.json.encode(self._document()))
+
+    def _document(self) -> dict[str, Any]:
+        return {**self._counters.as_json(), "mirror": self._mirror.as_json()}
+
+    def _records(self, query: str) -> Response:
+        asked = dict(parse_qsl(query))
+        since = asked.get("since", "0")
+        if not (since.isascii() and since.isdigit()) or len(since) > 18:
+            raise Problem(400, "BadRequest", f"expected since=NUMBER, got {since[:40]!r}")
+        page = self._journal.page(asked.get("experiment", ""), int(since))
+        return Response(200, msgspec.json.encode(page))
 
     def _metrics(self) -> Response:
         ready = self._status.not_ready() is None
-        return Response(200, metrics.exposition(self._counters, ready=ready), metrics.CONTENT_TYPE)
+        text = metrics.exposition(self._counters, self._mirror, ready=ready)
+        return Response(200, text, metrics.CONTENT_TYPE)
 
 
 def _health(missing: str | None) -> Response:

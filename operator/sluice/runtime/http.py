@@ -39,6 +39,7 @@ class Request:
     headers: dict[bytes, bytes]
     body: bytes = b""
     keep_alive: bool = True
+    query: str = ""
 
     @property
     def content_type(self) -> str:
@@ -264,6 +265,7 @@ class HttpConnection:
                 headers=message.headers,
                 body=message.chunks[0] if len(message.chunks) == 1 else b"".join(message.chunks),
                 keep_alive=keep_alive,
+                query=message.url.partition(b"?")[2].partition(b"#")[0].decode("latin-1"),
             )
         )
         self._message = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sluice.runtime.counters import LATENCY_BASE, LATENCY_RATIO, Counters
+from sluice.runtime.mirror import Mirror
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -12,7 +13,7 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _EDGES = range(17, 700, 17)
 
 
-def exposition(counters: Counters, *, ready: bool) -> bytes:
+def exposition(counters: Counters, mirror: Mirror, *, ready: bool) -> bytes:
     """The whole page."""
     labels = ",".join(
         f'{name}="{_escape(value)}"'
@@ -22,7 +23,8 @@ def exposition(counters: Counters, *, ready: bool) -> bytes:
             ("package_digest", counters.package_digest),
         )
     )
-    return "".join(_lines(counters, labels, ready)).encode()
+    lines = (*_lines(counters, labels, ready), *_copies(counters, labels), *_mirror(mirror, labels))
+    return "".join(lines).encode()
 
 
 def _lines(counters: Counters, labels: str, ready: bool) -> Iterator[str]:
@@ -45,21 +47,52 @@ def _lines(counters: Counters, labels: str, ready: bool) -> Iterator[str]:
     for name, kind, text, value in simple:
         yield _head(f"sluice_{name}", kind, text)
         yield f"sluice_{name}{{{labels}}} {value}\n"
-    yield from _histogram(counters, labels)
-
-
-def _histogram(counters: Counters, labels: str) -> Iterator[str]:
     name = "sluice_request_duration_seconds"
     yield _head(name, "histogram", "Server time of answered prediction requests.")
+    yield from _histogram(name, counters.latency, counters.latency_sum, labels)
+
+
+def _copies(counters: Counters, labels: str) -> Iterator[str]:
+    copies = counters.copies
+    name = "sluice_copies_total"
+    yield _head(name, "counter", "Copies of another revision's requests, by how they ended.")
+    for outcome, count in copies.outcomes.items():
+        yield f'{name}{{{labels},outcome="{outcome.name.lower()}"}} {count}\n'
+    name = "sluice_copy_duration_seconds"
+    yield _head(name, "histogram", "Server time of answered copies.")
+    yield from _histogram(name, copies.latency, copies.latency_sum, labels)
+
+
+def _mirror(mirror: Mirror, labels: str) -> Iterator[str]:
+    """About the candidate that was mirrored to last; nothing before the first."""
+    if not mirror.counted_for[1]:
+        return
+    labels = f'{labels},candidate="{_escape(mirror.counted_for[1])}"'
+    tally = mirror.tally
+    for name, text, value in (
+        ("sampled", "Requests chosen for a copy.", tally.sampled),
+        ("dropped", "Copies for which there was no room.", tally.dropped),
+        ("failed", "Copies without an answer that says anything.", tally.failed),
+        ("pairs", "Requests that both revisions took to an outcome.", tally.pairs),
+        ("compared", "Pairs of predictions that were compared.", tally.compared),
+        ("disagreed", "Compared pairs that differ.", tally.disagreed),
+        ("candidate_errors", "Pairs that the candidate failed.", tally.candidate_errors),
+        ("stable_errors", "Pairs that this revision failed.", tally.stable_errors),
+    ):
+        yield _head(f"sluice_mirror_{name}_total", "counter", text)
+        yield f"sluice_mirror_{name}_total{{{labels}}} {value}\n"
+
+
+def _histogram(name: str, bins: list[int], seconds: float, labels: str) -> Iterator[str]:
     cumulative, fine = 0, 0
     for edge in _EDGES:
-        cumulative += sum(counters.latency[fine:edge])
+        cumulative += sum(bins[fine:edge])
         fine = edge
         upper = LATENCY_BASE * LATENCY_RATIO**edge
         yield f'{name}_bucket{{{labels},le="{upper:.6g}"}} {cumulative}\n'
-    total = sum(counters.latency)
+    total = sum(bins)
     yield f'{name}_bucket{{{labels},le="+Inf"}} {total}\n'
-    yield f"{name}_sum{{{labels}}} {counters.latency_sum:.9g}\n"
+    yield f"{name}_sum{{{labels}}} {seconds:.9g}\n"
     yield f"{name}_count{{{labels}}} {total}\n"
 
 

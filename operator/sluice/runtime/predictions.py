@@ -18,8 +18,11 @@ from functools import partial
 from sluice.package.scoring import Answer
 from sluice.runtime.batching import Answered, Job, Result
 from sluice.runtime.counters import BUCKETS, Counters, Outcome
+from sluice.runtime.feedback import HEADER_UNIT
 from sluice.runtime.http import Request, Response
 from sluice.runtime.inputs import Rows
+from sluice.runtime.journal import Journal
+from sluice.runtime.mirror import HEADER_MIRROR, Mirror, render_copy_answer
 from sluice.runtime.problems import Problem, unavailable
 from sluice.runtime.protocols.predict import PredictProtocol
 from sluice.runtime.protocols.v1 import V1Protocol
@@ -50,8 +53,12 @@ class Predictions:
         self.settings = settings
         self.status = status
         self.counters = counters
+        self.journal = Journal(counters.boot, time.time)
         self.model: Model | None = None
         self.last_request = 0.0
+        self.mirror = Mirror(counters.boot[:8])
+        self.copies_wait: Callable[[], None] = lambda: None
+        """Called when there is a copy to send."""
         self._revision = settings.revision.encode()
         self._event_prefix = counters.boot[:8]
         self._event_numbers = itertools.count(1)
@@ -70,16 +77,30 @@ class Predictions:
 
     def start(self, route: str, request: Request, exchange: Exchange) -> None:
         """Take a request; its exchange is answered now or later."""
-        self.last_request = exchange.started
+        copied_from = request.headers.get(HEADER_MIRROR)
+        if copied_from is None:
+            self.last_request = exchange.started
         meant = request.headers.get(HEADER_REVISION)
         if meant is not None and meant != self._revision and self._revision:
-            self.counters.misdirected += 1
+            self.counters.misdirected += copied_from is None
             problem = unavailable(
                 "Misdirected", "this server serves another revision; try again", retry_after=0
             )
             exchange.answer(error_response(problem, route))
             return
-        _InFlight(self, route, exchange, _bucket(request.headers)).start(request)
+        if copied_from is not None:
+            _Mirrored(self, route, exchange, copied_from.decode("latin-1")).start(request)
+            return
+        unit = request.headers.get(HEADER_UNIT)
+        if unit is not None:
+            # Whatever becomes of the request: a failure is part of what the arm does to a unit.
+            self.journal.exposed(unit)
+        bucket = _bucket(request.headers)
+        copy_id = self.mirror.chosen_id(request.headers) if self.mirror.aim is not None else None
+        if copy_id is not None:
+            _Copied(self, route, exchange, bucket, copy_id).start(request)
+        else:
+            _InFlight(self, route, exchange, bucket).start(request)
 
     def stuck(self) -> str | None:
         """What a liveness probe should restart the process for: a model that does not return."""
@@ -164,6 +185,11 @@ class Predictions:
             first = (str(error).strip().splitlines() or [""])[0][:300]
             print(f"model error {name}: {first} (further ones are counted)", file=sys.stderr)
 
+    def copy(self, request: Request, copy_id: str, outcome: Outcome, answer: Answer | None) -> None:
+        """A chosen request has been answered: the candidate gets a copy, after this turn."""
+        if self.mirror.offer(request, copy_id, outcome, answer):
+            self.copies_wait()
+
     def _events(self, count: int) -> list[str]:
         prefix, numbers = self._event_prefix, self._event_numbers
         return [f"{prefix}-{next(numbers):x}" for _ in range(count)]
@@ -191,7 +217,7 @@ class _InFlight:
         try:
             model = owner.admit()
         except Problem as problem:
-            owner.counters.finished(Outcome.SHED, self._bucket, None)
+            self._count(Outcome.SHED, None, 0)
             self._exchange.answer(error_response(problem, self._route))
             return
         owner.counters.in_flight += 1
@@ -213,7 +239,7 @@ class _InFlight:
         except Exception as error:  # our fault, and then it must be seen and not end a connection
             self._model_error(error)
             return
-        owner.counters.unknown_fields += rows.unknown_fields
+        self._parsed(rows)
         self._job = Job(rows, self._done)
         model.batcher.submit(self._job)
         if model.batcher.may_wait(rows.count):
@@ -226,7 +252,7 @@ class _InFlight:
         if isinstance(result, BaseException):
             self._model_error(result)
         elif result.non_finite:
-            self._owner.counters.non_finite += result.non_finite
+            self._not_finite(result.non_finite)
             self._model_error(NonFiniteScore("the model answered a score that is not finite"))
         else:
             self._answered(result)
@@ -236,19 +262,17 @@ class _InFlight:
         if elapsed > self._owner.settings.timeout:
             self._deadline()
             return
-        assert self._render is not None
         try:
-            body = self._render(result.answer)
+            body = self._body(result.answer)
         except (TypeError, ValueError) as error:  # an answer that JSON cannot hold
             self._model_error(error)
             return
-        counters = self._owner.counters
-        counters.observe_rows(result.columns, result.answer.scores)
+        self._observe(result)
         self._end(Outcome.OK, Response(200, body), rows=len(result.answer.scores))
 
     def _model_error(self, error: BaseException) -> None:
         name = type(error).__name__
-        self._owner.counters.model_error(name)
+        self._name_error(name)
         self._owner.log_model_error(error)
         problem = Problem(500, "ModelError", f"the model failed on this request with {name}")
         self._end(Outcome.MODEL_ERROR, error_response(problem, self._route))
@@ -263,9 +287,7 @@ class _InFlight:
     def _client_gone(self) -> None:
         if not self._ended:
             self._gone = True
-            counters = self._owner.counters
-            counters.disconnects += 1
-            counters.observe_latency(time.monotonic() - self._exchange.started)
+            self._disconnected(time.monotonic() - self._exchange.started)
 
     def _end(self, outcome: Outcome, response: Response, rows: int = 0) -> None:
         if self._ended:
@@ -273,12 +295,95 @@ class _InFlight:
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        counters = self._owner.counters
-        counters.in_flight -= 1
+        self._owner.counters.in_flight -= 1
         answered = outcome is Outcome.OK and not self._gone
         seconds = time.monotonic() - self._exchange.started if answered else None
-        counters.finished(outcome, self._bucket, seconds, rows)
+        self._count(outcome, seconds, rows)
         self._exchange.answer(response)
+
+    # What a user's request leaves in the counters; a copy leaves nothing of this.
+
+    def _body(self, answer: Answer) -> bytes:
+        assert self._render is not None
+        return self._render(answer)
+
+    def _count(self, outcome: Outcome, seconds: float | None, rows: int) -> None:
+        self._owner.counters.finished(outcome, self._bucket, seconds, rows)
+
+    def _parsed(self, rows: Rows) -> None:
+        self._owner.counters.unknown_fields += rows.unknown_fields
+
+    def _observe(self, result: Answered) -> None:
+        self._owner.counters.observe_rows(result.columns, result.answer.scores)
+
+    def _not_finite(self, rows: int) -> None:
+        self._owner.counters.non_finite += rows
+
+    def _name_error(self, name: str) -> None:
+        self._owner.counters.model_error(name)
+
+    def _disconnected(self, seconds: float) -> None:
+        counters = self._owner.counters
+        counters.disconnects += 1
+        counters.observe_latency(seconds)
+
+
+class _Copied(_InFlight):
+    """A user's request on a process that mirrors: offered for copying once it is answered."""
+
+    __slots__ = ("_answer", "_id", "_request")
+
+    def __init__(
+        self, owner: Predictions, route: str, exchange: Exchange, bucket: int, copy_id: str
+    ) -> None:
+        super().__init__(owner, route, exchange, bucket)
+        self._id = copy_id
+        self._answer: Answer | None = None
+
+    def start(self, request: Request) -> None:
+        self._request = request
+        super().start(request)
+
+    def _observe(self, result: Answered) -> None:
+        self._answer = result.answer
+        super()._observe(result)
+
+    def _end(self, outcome: Outcome, response: Response, rows: int = 0) -> None:
+        if self._ended:
+            return
+        super()._end(outcome, response, rows)
+        self._owner.copy(self._request, self._id, outcome, self._answer)
+
+
+class _Mirrored(_InFlight):
+    """A copy that another revision sent: no user waits, and no user's counter hears of it."""
+
+    __slots__ = ("_id",)
+
+    def __init__(self, owner: Predictions, route: str, exchange: Exchange, copy_id: str) -> None:
+        super().__init__(owner, route, exchange, -1)
+        self._id = copy_id
+
+    def _body(self, answer: Answer) -> bytes:
+        return render_copy_answer(self._id, answer)
+
+    def _count(self, outcome: Outcome, seconds: float | None, rows: int) -> None:
+        self._owner.counters.copies.finished(outcome, seconds)
+
+    def _parsed(self, rows: Rows) -> None:
+        pass
+
+    def _observe(self, result: Answered) -> None:
+        pass
+
+    def _not_finite(self, rows: int) -> None:
+        self._owner.counters.copies.non_finite += rows
+
+    def _name_error(self, name: str) -> None:
+        pass
+
+    def _disconnected(self, seconds: float) -> None:
+        pass
 
 
 class NonFiniteScore(Exception):  # noqa: N818 - its name is what modelErrorsByClass shows

@@ -30,6 +30,7 @@ from sluice.runtime.connection import Port, Timeouts
 from sluice.runtime.counters import Counters
 from sluice.runtime.endpoints import AdminApp, ServingApp
 from sluice.runtime.inputs import RowReader
+from sluice.runtime.mirror_sender import MirrorFile, Sender
 from sluice.runtime.predictions import Predictions
 from sluice.runtime.predictor import Predictor, WarmUp, check_golden, load_predictor, warm_up
 from sluice.runtime.protocols.predict import PredictProtocol
@@ -40,6 +41,10 @@ from sluice.runtime.verdict import VerdictFile
 
 SLOW_CALL = 0.001
 """A model whose one-row call takes longer runs off the event loop."""
+
+
+LAST_SECONDS = 5.0
+"""What a drain keeps of its grace for requests in flight, however long a reader takes."""
 
 
 class StartError(SluiceError):
@@ -62,6 +67,7 @@ class Options:
     namespace: str | None = None
     timeout: float = 2.0
     verdict_file: Path | None = None
+    mirror_file: Path | None = None
     allow_code: bool = False
     max_in_flight: int = 256
     read_timeout: float = 10.0
@@ -153,11 +159,13 @@ class Server:
         )
         predictions = Predictions(settings, self._status, self._counters)
         timeouts = Timeouts(read=options.read_timeout)
-        apps = (ServingApp(predictions, self._status), AdminApp(self._counters, self._status))
+        apps = (ServingApp(predictions, self._status), AdminApp(predictions, self._status))
         self._ports = [Port(app, _constant(settings.revision), timeouts=timeouts) for app in apps]
         for port, sock in zip(self._ports, sockets, strict=True):
             self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
-        sweeper = asyncio.create_task(self._sweep())
+        sender = Sender(predictions.mirror)
+        predictions.copies_wait = sender.wake
+        sweeper = asyncio.create_task(self._sweep(predictions, sender))
         try:
             loading = loop.run_in_executor(None, load, options)
             stopped = asyncio.create_task(self._stop.wait())
@@ -171,6 +179,7 @@ class Server:
             await self._drain(predictions)
         finally:
             sweeper.cancel()
+            sender.close()
 
     def _begin(self, loading: asyncio.Future[Loaded], predictions: Predictions) -> Loaded:
         """Serve what was loaded; whatever goes wrong here is a start that failed, with a reason."""
@@ -236,6 +245,11 @@ class Server:
             if time.monotonic() - max(predictions.last_request, began) > options.quiet:
                 break
             await asyncio.sleep(0.05)
+        # An experiment's records go with this process: whoever reads them is waited for.
+        while not self._hurry and predictions.journal.awaited:
+            if time.monotonic() - began > options.grace - LAST_SECONDS:
+                break
+            await asyncio.sleep(0.05)
         self._status.refusing = True
         for listener in self._listeners:
             listener.close()
@@ -257,8 +271,13 @@ class Server:
         if batcher is not None:
             batcher.close()
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, predictions: Predictions, sender: Sender) -> None:
+        path = self._options.mirror_file
+        file = MirrorFile(path, predictions.mirror) if path is not None else None
         while True:
+            if file is not None:
+                file.follow()
+            sender.sweep(time.monotonic())
             await asyncio.sleep(1.0)
             for port in self._ports:
                 port.sweep()

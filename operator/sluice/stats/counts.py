@@ -39,9 +39,10 @@ VERSION = 1
 NOTHING = -700.0
 """Floor of a log-likelihood ratio: e^-700 is nothing, and JSON knows no infinity."""
 
-_PHIS = [1.0, 1.5, 2.0, 3.0, 5.0, 10.0]
+_PHIS = [1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 25.0, 60.0]
 PHIS: Floats = np.array(_PHIS)
-"""Dispersions for which a state is kept, so that phi may be measured after the fact."""
+"""Dispersions for which a state is kept, so that phi may be measured after the fact.  A pod that
+fails half of its requests for one look in a hundred takes phi to 20 and more."""
 
 UPWARD: Floats = np.linspace(0.05, 4.0, 41)
 """Log odds ratios above the tolerated one."""
@@ -176,7 +177,7 @@ def start(state: State) -> State:
     """Begin one more of the planned starts; none is left after the last."""
     if state["started"] >= state["planned"]:
         return state
-    up = begun(np.array(state["up"]))
+    up = begun(np.array(_kept(state)))
     return {**state, "started": state["started"] + 1, "up": _rounded(up)}
 
 
@@ -185,8 +186,14 @@ def absorb(state: State, counts: Counts) -> State:
     return absorb_each([state], [counts])[0]
 
 
-def absorb_each(states: Sequence[State], looks: Sequence[Counts]) -> list[State]:
-    """Each state after its look; all of them are computed at once, which costs little more."""
+def absorb_each(
+    states: Sequence[State], looks: Sequence[Counts], most: float | Sequence[float] = math.inf
+) -> list[State]:
+    """Each state after its look; all of them are computed at once, which costs little more.
+
+    A look adds at most ``most`` nats (one number, or one for each state): evidence that is left out
+    keeps an e-process one.
+    """
     after = [_counted(state, counts) for state, counts in zip(states, looks, strict=True)]
     telling = [i for i, counts in enumerate(looks) if counts.informative]
     if not telling:
@@ -195,10 +202,25 @@ def absorb_each(states: Sequence[State], looks: Sequence[Counts]) -> list[State]
     log_margins = np.log([states[i]["margin"] for i in telling])
     gain, gain_both = gains(n_a, x_a, n_b, x_b, [(UP_GRID, log_margins), (BOTH_GRID, 0.0)])
     both = np.array([states[i]["both"] for i in telling]) + gain_both
-    up = grown(np.array([states[i]["up"] for i in telling]), gain[:, None, :], PHIS[:, None])
+    limits = np.broadcast_to(np.asarray(most, dtype=np.float64), len(looks))[telling]
+    gain = np.minimum(gain, limits[:, None])
+    up = grown(np.array([_kept(states[i]) for i in telling]), gain[:, None, :], PHIS[:, None])
     for i, up_now, both_now in zip(telling, _rounded(up), _rounded(both), strict=True):
         after[i] |= {"up": up_now, "both": both_now}
     return after
+
+
+def _kept(state: State) -> list[list[float]]:
+    """Evidence sums for each of PHIS.
+
+    A state of the version before has fewer: the larger dispersions begin there, without evidence.
+    """
+    rows: list[list[float]] = state["up"]
+    missing = len(_PHIS) - len(rows)
+    if missing <= 0:
+        return rows
+    nothing = math.log(state["started"]) if state["started"] else NOTHING
+    return rows + [[nothing] * len(UPWARD)] * missing
 
 
 def _row(counts: Counts) -> tuple[int, int, int, int]:
@@ -236,7 +258,7 @@ def log_e_each(
 ) -> list[float]:
     """log e-value of each state at its dispersion, as in ``log_e``."""
     kept = [phi_index(phi) for phi in phis]
-    up = np.array([state["up"][k] for state, k in zip(states, kept, strict=True)])
+    up = np.array([_kept(state)[k] for state, k in zip(states, kept, strict=True)])
     if without is not None:
         up = up - without / PHIS[kept][:, None]
     planned = np.array([state["planned"] for state in states])

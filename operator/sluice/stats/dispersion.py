@@ -11,7 +11,7 @@ Called by sluice.rollout.judge.  The state is plain JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,10 @@ PRIOR_LOOKS = 10.0
 CHANCE = 1.3
 """Look-to-look dispersion below this is what even events show by chance."""
 
+MOST_STEADY = 3.0
+"""A model slower than that needs no help, and stalls that look like one get none."""
+
+TINY = 1e-12
 STICKY_FLOOR = 2.0
 """At promotion: users with lasting failure rates hide inside few events (promotion.md, 2)."""
 
@@ -138,15 +142,32 @@ def share_z(
     return z
 
 
-def phi_of_jumps(state: State) -> float:
-    """Dispersion between looks, at least 1; 1 while it could be chance."""
-    return float(jumps_phi(state["sum"], state["n"]))
+def phi_of_jumps(state: State, n: Sequence[int], x: Sequence[int]) -> float:
+    """Dispersion between looks, at least 1; 1 while it could be chance.
+
+    ``n`` and ``x``: requests and events of (stable, candidate) over all looks.
+    """
+    return float(jumps_phi(state["sum"], state["n"], steady_variance(*n, *x)))
 
 
-def jumps_phi(total: AnyNumber, n: AnyNumber) -> Floats:
+def jumps_phi(total: AnyNumber, n: AnyNumber, steady: AnyNumber) -> Floats:
     """The same from sums of half squared jumps and their number, of any shape."""
-    phi = (total + PRIOR_LOOKS) / (n + PRIOR_LOOKS)
+    phi = (total / steady + PRIOR_LOOKS) / (n + PRIOR_LOOKS)
     return np.where(phi > CHANCE, phi, 1.0)
+
+
+def steady_variance(
+    stable_n: AnyNumber, candidate_n: AnyNumber, stable_x: AnyNumber, candidate_x: AnyNumber
+) -> AnyNumber:
+    """Variance of z while the candidate's share of the events is steady, but not its share of
+    requests: a slow model has more events to vary, and that is no dispersion.
+
+    q (1 - q) / (w (1 - w)) with q and w the candidate's shares of events and requests so far.
+    """
+    w = candidate_n / np.maximum(stable_n + candidate_n, 1)
+    q = candidate_x / np.maximum(stable_x + candidate_x, 1)
+    variance = q * (1.0 - q) / np.maximum(w * (1.0 - w), TINY)
+    return np.minimum(np.maximum(variance, 1.0), MOST_STEADY)
 
 
 def new_buckets() -> State:

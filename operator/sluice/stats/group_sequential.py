@@ -20,8 +20,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
+
+from sluice.stats.crossing import crossing
 
 Floats = NDArray[np.float64]
 Spending = Literal["obrien-fleming", "pocock"]
@@ -81,7 +82,7 @@ def _bound(nodes: Floats, mass: Floats, root: float, scale: float, spend: float)
     def excess(z: float) -> float:
         return float(mass @ ndtr((nodes - z * scale) / root)) - spend
 
-    return NEVER if excess(NEVER) >= 0 else float(brentq(excess, -NEVER, NEVER, xtol=1e-10))
+    return NEVER if excess(NEVER) >= 0 else crossing(excess, -NEVER, NEVER)
 
 
 def _carried(

@@ -39,6 +39,10 @@ SAMPLES_FOR_EDGE = (50, 50, 300)
 UNIT = 16
 """Recent histograms count sixteenths, lose a fifth per look (about five looks), and stay whole."""
 
+MOST_A_LOOK = 3.0
+"""Nats that one look may add: a pod that stalls once is no slow model, however slow it was.  Less
+evidence than there is keeps the mean below 1; a slow model shows again in the next looks."""
+
 COMPARABLE = 0.25
 LIGHTER_MARGIN = 2.0
 HEAVIER_MARGIN = 3.0
@@ -109,25 +113,26 @@ def edges(state: State) -> list[int | None]:
 
     A threshold is the upper edge of the quantile's bin; the lower one when nothing is slower.
     """
-    found = thresholds(_dense(state["recent"][0]), _dense(_needed_past(state))).tolist()
+    found = thresholds(_dense(state["recent"][0]), _needed_past(state)).tolist()
     return [None if index < 0 else index for index in found]
 
 
-def _needed_past(state: State) -> Mapping[str, int]:
+def _needed_past(state: State) -> Ints | None:
     """All of stable's looks, when its last ones are too few for a threshold."""
     few = sum(state["recent"][0].values()) < UNIT * max(SAMPLES_FOR_EDGE)
-    past: Mapping[str, int] = state["past"][0] if few else {}
-    return past
+    return _dense(state["past"][0]) if few else None
 
 
-def thresholds(recent: Ints, past: Ints) -> Ints:
+def thresholds(recent: Ints, past: Ints | None) -> Ints:
     """Stable's threshold bins, -1 for none: histograms (..., bins) give (..., quantiles).
 
-    ``recent`` counts sixteenths.
+    ``recent`` counts sixteenths; ``past`` is asked where it holds too few.
     """
     chosen = np.full((*recent.shape[:-1], len(QUANTILES)), -1)
     need = np.array(SAMPLES_FOR_EDGE)
     for histogram, unit in ((past, 1), (recent, UNIT)):
+        if histogram is None:
+            continue
         seen = histogram.cumsum(axis=-1)
         total = seen[..., -1:]
         wanted = (np.array(QUANTILES) * total)[..., None]
@@ -156,27 +161,59 @@ def faded(recent: Ints, look: Ints) -> Ints:
     return recent * 4 // 5 + UNIT * look
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A look of both arms on stable's thresholds: what ``absorbed`` needs beside the evidence."""
+
+    stable: Histogram
+    candidate: Histogram
+    arms: list[Ints]
+    recent: list[Ints]
+    known: list[int]
+    counts: list[counts.Counts]
+    unequal: bool
+
+
 def absorb(state: State, stable: Histogram, candidate: Histogram, tolerance: Tolerance) -> State:
     """The state after one more look of both arms' warm pods."""
     if not stable and not candidate:
         return state
+    seen = measured(state, stable, candidate, tolerance)
+    return absorbed(state, seen, counts.absorb_each(parts(state, seen), seen.counts, MOST_A_LOOK))
+
+
+def measured(
+    state: State, stable: Histogram, candidate: Histogram, tolerance: Tolerance
+) -> Measured:
+    """Requests and slow ones of a look, at the thresholds of the looks before it."""
     arms = [_dense(stable), _dense(candidate)]
     recent = [_dense(past) for past in state["recent"]]
-    found = thresholds(recent[0], _dense(_needed_past(state)))
+    found = thresholds(recent[0], _needed_past(state))
     known = [i for i, index in enumerate(found.tolist()) if index >= 0]
     seen = _counts(arms, found[known], tolerance)
-    parts, jumps = list(state["parts"]), list(state["jumps"])
-    absorbed = counts.absorb_each([parts[i] for i in known], seen)
-    for i, part, look in zip(known, absorbed, seen, strict=True):
-        parts[i], jumps[i] = part, dispersion.absorb_jumps(jumps[i], look)
+    unequal = tolerance.floor_seconds > FLOOR_SECONDS
+    return Measured(stable, candidate, arms, recent, known, seen, unequal)
+
+
+def parts(state: State, seen: Measured) -> list[State]:
+    """The processes that the look's counts are for."""
+    return [state["parts"][i] for i in seen.known]
+
+
+def absorbed(state: State, seen: Measured, after: Sequence[State]) -> State:
+    """The state with its look; ``after`` are its ``parts`` with the look's counts."""
+    processes, jumps = list(state["parts"]), list(state["jumps"])
+    for i, part, look in zip(seen.known, after, seen.counts, strict=True):
+        processes[i], jumps[i] = part, dispersion.absorb_jumps(jumps[i], look)
+    past, looks = state["past"], (seen.stable, seen.candidate)
     return {
         **state,
-        "parts": parts,
+        "parts": processes,
         "jumps": jumps,
-        "past": [_added(state["past"][0], stable), _added(state["past"][1], candidate)],
-        "recent": [_sparse(faded(*pair)) for pair in zip(recent, arms, strict=True)],
+        "past": [_added(had, look) for had, look in zip(past, looks, strict=True)],
+        "recent": [_sparse(faded(*pair)) for pair in zip(seen.recent, seen.arms, strict=True)],
         "judged": state["judged"] + 1,
-        "unequal": state["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS),
+        "unequal": state["unequal"] + seen.unequal,
     }
 
 
@@ -192,13 +229,19 @@ def worst(log_e_values: Sequence[float]) -> int:
 
 def log_e_each(state: State, phi: float = 1.0) -> list[float]:
     """log e-value of each quantile, at ``phi`` or at its jumps' dispersion if that is larger."""
-    phis = [max(phi, dispersion.phi_of_jumps(jumps)) for jumps in state["jumps"]]
+    phis = [
+        max(phi, dispersion.phi_of_jumps(jumps, part["n"], part["x"]))
+        for jumps, part in zip(state["jumps"], state["parts"], strict=True)
+    ]
     return counts.log_e_each(state["parts"], phis)
 
 
 def new_promotion(quantiles: int = 2) -> State:
-    """Evidence that p50 and p90 are *not* slower by the step's margin: one process for each."""
-    return {"parts": [counts.new(1.0, 1) for _ in range(quantiles)], "unequal": 0}
+    """Evidence that p50 and p90 are *not* slower by the step's margin: one row for each.
+
+    Neither dispersions nor a confidence sequence are asked of it, so neither is kept.
+    """
+    return {"up": [[0.0] * len(counts.UPWARD)] * quantiles, "n": 0, "unequal": 0}
 
 
 def absorb_promotion(
@@ -209,24 +252,43 @@ def absorb_promotion(
     tolerance: Tolerance,
 ) -> State:
     """One more look.  The arms are swapped: evidence grows when stable is the slower one."""
-    parts = list(state["parts"])
-    known = [i for i, edge in enumerate(edges[: len(parts)]) if edge is not None]
-    arms = [_dense(stable), _dense(candidate)]
+    had = _lean(state)
+    unequal = had["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS)
+    known = [i for i, edge in enumerate(edges[: len(had["up"])]) if edge is not None]
+    if not known:
+        return {**had, "unequal": unequal}
     found = np.array([edges[i] for i in known], dtype=np.int64)
-    swapped = [
-        counts.Counts(seen.candidate_n, seen.candidate_x, seen.stable_n, seen.stable_x)
-        for seen in _counts(arms, found, tolerance)
-    ]
-    begun = [p if p["started"] else counts.start(p) for p in (parts[i] for i in known)]
-    for i, part in zip(known, counts.absorb_each(begun, swapped), strict=True):
-        parts[i] = part
-    unequal = state["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS)
-    return {"parts": parts, "unequal": unequal}
+    limit = candidate_edges(tolerance)[found]
+    stable_n, stable_x, candidate_n, candidate_x = slower(
+        _dense(stable), _dense(candidate), found, limit
+    )
+    tests = [(counts.UP_GRID, 0.0)]
+    gain = counts.gains(candidate_n, candidate_x, stable_n, stable_x, tests)[0]
+    rows = np.array(had["up"])
+    rows[known] = counts.grown(rows[known], gain)
+    n = had["n"] + int(candidate_n[0])
+    return {"up": np.round(rows, 5).tolist(), "n": n, "unequal": unequal}
 
 
 def log_e_promotion(state: State) -> list[float]:
     """log e-value of each quantile; both must pass."""
-    return counts.log_e_each(state["parts"], [1.0] * len(state["parts"]))
+    values: list[float] = counts.log_mixture(np.array(_lean(state)["up"]), 1, 1).tolist()
+    return values
+
+
+def seen_in_promotion(state: State) -> int:
+    """Candidate requests that the evidence of a step rests on."""
+    return int(_lean(state)["n"])
+
+
+def _lean(state: State) -> State:
+    """A state of the version before kept every dispersion: its first row is this state's."""
+    if "up" in state:
+        return state
+    nothing = [0.0] * len(counts.UPWARD)
+    rows = [part["up"][0] if part["started"] else nothing for part in state["parts"]]
+    n = max(part["n"][0] for part in state["parts"])
+    return {"up": rows, "n": n, "unequal": state["unequal"]}
 
 
 def values(state: State, quantile_index: int) -> tuple[float | None, float | None]:

@@ -119,12 +119,38 @@ class MetricLook:
 
 
 @dataclass(frozen=True)
+class MirrorLook:
+    """Copies of stable's requests in a look, and how the candidate's answers to them compared.
+
+    ``compared`` were answered well by both, ``disagreed`` of those differ; ``failed`` copies got no
+    answer that says anything, ``dropped`` ones were never sent.  ``apart``: the largest difference
+    of two scores so far, absolute and relative.
+    """
+
+    compared: int = 0
+    disagreed: int = 0
+    failed: int = 0
+    dropped: int = 0
+    apart: tuple[float, float] = (0.0, 0.0)
+
+    def check(self, source: str) -> None:
+        """Raise ValueError, naming ``source``, when the numbers cannot be true."""
+        for name in ("compared", "disagreed", "failed", "dropped"):
+            _check_count(getattr(self, name), f"{source}: {name}")
+        if self.disagreed > self.compared:
+            raise ValueError(f"{source}: {self.disagreed} of only {self.compared} disagreed")
+        if not all(math.isfinite(value) and value >= 0 for value in self.apart):
+            raise ValueError(f"{source}: largest differences are {self.apart}")
+
+
+@dataclass(frozen=True)
 class Look:
     """Both arms over the same observed seconds at one weight.
 
     In the canary ``candidate`` is the new revision; in the watch it is the promoted revision and
     ``stable`` is the previous one on its holdback.  ``metrics`` are what sources elsewhere gave, by
-    name of the check; a check that is not there was not asked for in this look.
+    name of the check; a check that is not there was not asked for in this look.  With ``mirror``
+    both arms are the same requests: stable's, and the candidate's copies of them.
     """
 
     id: int
@@ -133,6 +159,7 @@ class Look:
     stable: ArmLook
     candidate: ArmLook
     metrics: Mapping[str, MetricLook] = field(default_factory=dict)
+    mirror: MirrorLook | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, int) or self.id < 0:
@@ -143,6 +170,8 @@ class Look:
             raise ValueError(f"look {self.id}: candidate weight {self.weight} is outside 0..100")
         self.stable.check(f"look {self.id}, stable")
         self.candidate.check(f"look {self.id}, candidate")
+        if self.mirror is not None:
+            self.mirror.check(f"look {self.id}, mirror")
 
 
 def _check_count(value: int, source: str) -> None:

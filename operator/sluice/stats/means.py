@@ -226,6 +226,14 @@ def log_e_beyond(arm: Moments, limit: float, sided: Literal["higher", "lower"]) 
     return shrunk + math.log(2.0) + _log_half_mixture(z if sided == "higher" else -z)
 
 
+def standard_error(state: State) -> float | None:
+    """Of ``estimate``; None while nothing is claimed."""
+    if not decisive(state):
+        return None
+    variance, _ = _variance_and_scale(state, 1.0, state["alpha"])
+    return math.sqrt(variance) / float(state["h"])
+
+
 def standardised(state: State, margin: float = 0.0) -> float | None:
     """S / sqrt(V), for a look declared beforehand (sluice.stats.group_sequential); None while
     nothing is claimed."""

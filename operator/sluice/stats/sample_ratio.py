@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
+from sluice.stats.crossing import crossing
 from sluice.stats.logs import log_sum
 
 Floats = NDArray[np.float64]
@@ -105,8 +105,8 @@ def confidence(state: State, alpha: float = ALPHA) -> tuple[float | None, float 
 
     # The score is 0 where the modelled share is the observed one: there the likelihood is largest.
     peak = _shift_of(state, observed)
-    low = -FARTHEST if above(-FARTHEST) >= 0 else float(brentq(above, -FARTHEST, peak))
-    high = FARTHEST if above(FARTHEST) >= 0 else float(brentq(above, peak, FARTHEST))
+    low = -FARTHEST if above(-FARTHEST) >= 0 else crossing(above, -FARTHEST, peak)
+    high = FARTHEST if above(FARTHEST) >= 0 else crossing(above, peak, FARTHEST)
     return min(observed, _share(state, low)), max(observed, _share(state, high))
 
 
@@ -135,4 +135,4 @@ def _shift_of(state: State, share: float) -> float:
         return -FARTHEST
     if share >= _share(state, FARTHEST):
         return FARTHEST
-    return float(brentq(lambda shift: _share(state, shift) - share, -FARTHEST, FARTHEST))
+    return crossing(lambda shift: _share(state, shift) - share, -FARTHEST, FARTHEST)
