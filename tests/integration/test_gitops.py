@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.integration.loop import QUICK, Loop, Obj, loop_in, merged, not_by_the_model, rows
 
+from sluice.cli.judge import command as judge
 from sluice.local.cluster import LocalCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.load, pytest.mark.timeout(300)]
@@ -112,10 +114,24 @@ def test_git_sees_no_difference_through_a_promotion_and_a_rollback(
     loop.until(lambda: users.got(bad) > 0, 10, "users say that v3 answered them")
     assert not_by_the_model(users.stop()) == {}
 
+    _judged_again(loop)
+
     # The tool that people use says so too.
     text = json.dumps(repository.manifest)
     kubectl("diff", "--server-side", f"--field-manager={GIT}", "-f", "-", stdin=text)
     assert repository.syncs > 15
+
+
+def _judged_again(loop: Loop) -> None:
+    """The saved object gives ``sluice judge`` the evidence that the operator had."""
+    file, status = loop.directory / "iris.json", loop.status()
+    file.write_text(json.dumps(loop.mdep()))
+    found = next(c for c in status["checks"] if c["name"] == status["lastRollback"]["check"])
+    argv = [str(file), "--check", found["name"], "--json"]
+    result = CliRunner().invoke(judge, argv, catch_exceptions=False)
+    last = json.loads(result.output)["looks"][-1]
+    assert last["verdict"] == "Fail"
+    assert last["log10_evidence"] == pytest.approx(found["log10Evidence"], abs=1e-3)
 
 
 def test_a_command_is_no_difference_for_git(loop: Loop, kubectl: Callable[..., str]) -> None:

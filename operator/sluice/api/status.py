@@ -100,7 +100,34 @@ class CheckStatus(Block):
     log10_evidence: Measured = Field(
         default=None, description="log10 of the evidence against the candidate."
     )
+    dispersion: Measured = Field(
+        default=None,
+        description="How many times more events vary between pods and users than by chance.",
+    )
     message: Message = Field(default="", description="One sentence.")
+
+
+class EvidenceStatus(Block):
+    """The looks behind the checks: save the object and run sluice judge on it."""
+
+    revision: str = Field(max_length=63, description="The revision that is judged.")
+    phase: Literal["Canary", "Watch"] = Field(
+        description="Canary: against stable; Watch: after promotion, against the revision before."
+    )
+    planned_starts: int = Field(
+        ge=1, le=1 << 31, description="Beginnings of a regression that the evidence allows for."
+    )
+    log10_need: Measured = Field(
+        default=None, description="log10 of the evidence with which one check alone fails."
+    )
+    summed_looks: int = Field(
+        default=0, ge=0, le=1 << 31, description="Old looks that share a row with another."
+    )
+    looks: str = Field(
+        default="",
+        max_length=1 << 15,
+        description="CSV with the columns look, check, starts, arm, n, events.",
+    )
 
 
 class GateStatus(Block):
@@ -211,6 +238,9 @@ class ModelDeploymentStatus(Block):
     worst_evidence: str = Field(default="", max_length=16, description="Percent of what it takes.")
     checks: Annotated[list[CheckStatus], Field(max_length=16)] = Field(
         default_factory=list, description="Checks with their numbers."
+    )
+    evidence: EvidenceStatus | None = Field(
+        default=None, description="The looks behind the checks, for sluice judge."
     )
     experiment: ExperimentStatus | None = Field(
         default=None, description="The experiment that runs, or the last one."

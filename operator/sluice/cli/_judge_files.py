@@ -1,13 +1,14 @@
 """The files of ``sluice judge``: one CSV row per look, arm and pod, checked line by line.
 
-Called by sluice.cli.judge.  Rows of one look and arm are added up.
+Called by sluice.cli._judge_kinds and sluice.cli._judge_object.  Rows of one look and arm are added
+up.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -26,20 +27,39 @@ class Row(NamedTuple):
     where: str
 
 
-def counts(file: Path) -> dict[int, list[tuple[int, int]]]:
-    """(requests, events) of stable and of the candidate in each look."""
+class Counted(NamedTuple):
+    """(requests, events) of each arm in one look, and how many starts had begun before it."""
 
-    def parse(row: Row) -> tuple[int, int]:
+    stable: tuple[int, int]
+    candidate: tuple[int, int]
+    starts: int = 1
+
+
+def counts(file: Path) -> dict[int, Counted]:
+    """What was counted in each look of ``file``."""
+    return _counted(_rows(file, ("look", "arm", "n", "events")), str(file))
+
+
+def counted(text: str, where: str, check: str) -> dict[int, Counted]:
+    """What one check counted in each look of ``text``, which has columns check and starts."""
+    found = rows(text, where, ("look", "arm", "n", "events", "check", "starts"))
+    return _counted((row for row in found if row.cells["check"] == check), where)
+
+
+def _counted(found: Iterable[Row], where: str) -> dict[int, Counted]:
+    def parse(row: Row) -> tuple[int, int, int]:
         n, events = (_count(row, column) for column in ("n", "events"))
         if events > n:
             raise InvalidInputError(f"{row.where}: {events} events of {n} requests cannot be.")
-        return n, events
+        return n, events, _count(row, "starts") if "starts" in row.cells else 1
 
-    looks = _looks(file, ("n", "events"), parse)
-    return {
-        look: [(sum(n for n, _ in arms[a]), sum(x for _, x in arms[a])) for a in ARMS]
-        for look, arms in looks.items()
-    }
+    result = {}
+    for look, arms in _looks(found, where, parse).items():
+        stable, candidate = (
+            (sum(n for n, _, _ in arms[arm]), sum(x for _, x, _ in arms[arm])) for arm in ARMS
+        )
+        result[look] = Counted(stable, candidate, max(s for a in ARMS for _, _, s in arms[a]))
+    return result
 
 
 def moments(file: Path) -> dict[int, list[tuple[int, float, float]]]:
@@ -55,7 +75,8 @@ def moments(file: Path) -> dict[int, list[tuple[int, float, float]]]:
         return part
 
     result: dict[int, list[tuple[int, float, float]]] = {}
-    for look, arms in _looks(file, ("n", "sum", "sumsq"), parse).items():
+    found = _rows(file, ("look", "arm", "n", "sum", "sumsq"))
+    for look, arms in _looks(found, str(file), parse).items():
         wholes = [sum(arms[arm], Moments(0, 0.0, 0.0)) for arm in ARMS]
         result[look] = [(whole.n, whole.total, whole.squares) for whole in wholes]
     return result
@@ -78,7 +99,8 @@ def units(file: Path, weight: float | None) -> dict[int, tuple[int, int, float]]
         return _count(row, "units"), own
 
     result = {}
-    for look, arms in _looks(file, ("units",), parse).items():
+    found = _rows(file, ("look", "arm", "units"))
+    for look, arms in _looks(found, str(file), parse).items():
         weights = {own for arm in ARMS for _, own in arms[arm]}
         # An absent arm would be taken for a mismatch; an arm without units is a row with 0.
         absent = [arm for arm in ARMS if not arms[arm]]
@@ -93,10 +115,10 @@ def units(file: Path, weight: float | None) -> dict[int, tuple[int, int, float]]
 
 
 def _looks(
-    file: Path, columns: tuple[str, ...], parse: Callable[[Row], Part]
+    found: Iterable[Row], where: str, parse: Callable[[Row], Part]
 ) -> dict[int, dict[str, list[Part]]]:
     looks: dict[int, dict[str, list[Part]]] = {}
-    for row in _rows(file, ("look", "arm", *columns)):
+    for row in found:
         number = _whole(row, "look")
         if row.cells["arm"] not in ARMS:
             raise InvalidInputError(
@@ -104,7 +126,7 @@ def _looks(
             )
         looks.setdefault(number, {arm: [] for arm in ARMS})[row.cells["arm"]].append(parse(row))
     if not looks:
-        raise InvalidInputError(f"{file} has no rows.", hint="Write one row per look and arm.")
+        raise InvalidInputError(f"{where} has no rows.", hint="Write one row per look and arm.")
     return dict(sorted(looks.items()))
 
 
@@ -112,28 +134,44 @@ def _rows(file: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     try:
         # Spreadsheets begin UTF-8 files with a byte-order mark.
         with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.reader(lines, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(file, header, columns)
-            for cells in reader:
-                where = f"{file}, line {reader.line_num}"
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise InvalidInputError(
-                        f"{where}: {len(cells)} cells under {len(header)} columns.",
-                        hint="Each row needs one cell per column.",
-                    )
-                yield Row(dict(zip(header, (c.strip() for c in cells), strict=True)), where)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInputError(
-            f"{file} is not a CSV file in UTF-8: {error}.", hint="Save it as plain CSV."
-        ) from error
+            yield from _parsed(lines, str(file), columns)
+    except UnicodeDecodeError as error:
+        raise _no_csv(str(file), error) from error
     except OSError as error:
         raise InvalidInputError(f"{file} cannot be read: {error.strerror}.") from error
 
 
-def _check_header(file: Path, header: list[str], columns: tuple[str, ...]) -> None:
+def rows(text: str, where: str, columns: tuple[str, ...]) -> Iterator[Row]:
+    """The rows of a CSV text whose header has at least ``columns``."""
+    return _parsed(text.splitlines(keepends=True), where, columns)
+
+
+def _parsed(lines: Iterable[str], name: str, columns: tuple[str, ...]) -> Iterator[Row]:
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        _check_header(name, header, columns)
+        for cells in reader:
+            where = f"{name}, line {reader.line_num}"
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise InvalidInputError(
+                    f"{where}: {len(cells)} cells under {len(header)} columns.",
+                    hint="Each row needs one cell per column.",
+                )
+            yield Row(dict(zip(header, (c.strip() for c in cells), strict=True)), where)
+    except csv.Error as error:
+        raise _no_csv(name, error) from error
+
+
+def _no_csv(name: str, error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"{name} is not a CSV file in UTF-8: {error}.", hint="Save it as plain CSV."
+    )
+
+
+def _check_header(file: str, header: list[str], columns: tuple[str, ...]) -> None:
     needs = f"It needs a header with {', '.join(columns)}."
     absent = [c for c in columns if c not in header]
     if absent:

@@ -7,7 +7,7 @@ sluice.cli._judge_files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Question:
     better: str
     weight: float | None
     prior: float
+    planned_starts: int = 1
+    dispersion: float = 1.0
 
     @property
     def need(self) -> float:
@@ -37,14 +39,21 @@ class Question:
 
 
 def _counts(file: Path, question: Question) -> Iterator[Row]:
+    return _replayed(files.counts(file), question)
+
+
+def _replayed(looks: Mapping[int, files.Counted], question: Question) -> Iterator[Row]:
     from sluice.stats import counts
 
-    state = counts.start(counts.new(question.margin, planned_starts=1))
-    for look, (stable, candidate) in files.counts(file).items():
-        state = counts.absorb(state, counts.Counts(*stable, *candidate))
-        evidence = counts.log_e_difference(state) if question.two_sided else counts.log_e(state)
-        estimate = counts.odds_ratio(state)
-        bounds = counts.confidence(state, question.alpha)
+    phi = question.dispersion
+    log_e = counts.log_e_difference if question.two_sided else counts.log_e
+    state = counts.new(question.margin, question.planned_starts)
+    for look, seen in looks.items():
+        while state["started"] < min(seen.starts, question.planned_starts):
+            state = counts.start(state)
+        state = counts.absorb(state, counts.Counts(*seen.stable, *seen.candidate))
+        evidence, estimate = log_e(state, phi), counts.odds_ratio(state)
+        bounds = counts.confidence(state, question.alpha, phi)
         yield _row(look, evidence, estimate, bounds, 1.0 if question.two_sided else question.margin)
 
 
@@ -103,11 +112,17 @@ def _row(
     }
 
 
-def judged(file: Path, question: Question) -> Iterator[Row]:
-    """Look, log10 evidence, estimate, low, high, margin and verdict of each look in ``file``."""
+def judged(
+    file: Path, question: Question, looks: Mapping[int, files.Counted] | None = None
+) -> Iterator[Row]:
+    """Look, log10 evidence, estimate, low, high, margin and verdict of each look in ``file``.
+
+    ``looks`` are those of ``file`` when they have been read already.
+    """
     verdict = "Inconclusive"
     try:
-        for row in JUDGES[question.kind](file, question):
+        judge = JUDGES[question.kind]
+        for row in judge(file, question) if looks is None else _replayed(looks, question):
             if row["log10_evidence"] >= question.need:
                 # What has been proven once stays proven: that is what "anytime" means.
                 verdict = "Fail"

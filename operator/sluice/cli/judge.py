@@ -1,18 +1,22 @@
 """``sluice judge``: the engines on a file, so that a person can check a verdict.
 
-Calls sluice.cli._judge_kinds and, for ``--plot``, sluice.cli._judge_plot.
+Calls sluice.cli._judge_kinds; for a ModelDeployment sluice.cli._judge_object, and for ``--plot``
+sluice.cli._judge_plot.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
 
+from sluice.cli import _judge_object
+from sluice.cli._judge_files import Counted
 from sluice.cli._judge_kinds import Question, Row, judged
 from sluice.errors import InvalidInputError
 
@@ -90,6 +94,7 @@ class _Number(click.FloatRange):
     show_default=True,
     help="How many units the plan counts for; more find smaller mismatches (srm).",
 )
+@click.option("--check", help="Check of a ModelDeployment.  [default: the worst]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "--plot",
@@ -107,12 +112,13 @@ def command(
     better: str,
     weight: float | None,
     prior: float,
+    check: str | None,
     as_json: bool,
     plot: Path | None,
 ) -> None:
-    """Judge the numbers in FILE (CSV) look by look.
+    """Judge the numbers in FILE (CSV, or a ModelDeployment with its status) look by look.
 
-    FILE has the columns look and arm (stable or candidate) and, by kind:
+    A CSV file has the columns look and arm (stable or candidate) and, by kind:
 
     \b
       counts  n, events       requests and how many of them failed
@@ -122,26 +128,70 @@ def command(
     Further columns, such as pod, are ignored; rows of one look and arm are added up. The effect
     comes with its confidence sequence, which may be looked at any time.
 
+    A ModelDeployment, saved with kubectl get mdep NAME -o yaml, carries the looks of its rollout;
+    margin, threshold, starts and dispersion are then the operator's own.
+
     \b
     Examples:
       sluice judge errors.csv --margin 1.2
       sluice judge revenue.csv --kind means --margin 0.98 --plot revenue.svg
       sluice judge latency.csv --kind means --better lower --margin 1.1
       sluice judge users.csv --kind srm --weight 0.5
+      kubectl get mdep iris -o yaml > iris.yaml && sluice judge iris.yaml --check errors
     """
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
     for name, kinds in ONLY_FOR.items():
-        if kind not in kinds and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if kind not in kinds and name in given:
             raise InvalidInputError(
                 f"--{name} says nothing about {kind}.", hint=f"It is for {' and '.join(kinds)}."
             )
     question = Question(kind, margin, alpha or ALPHAS[kind], sided == "two", better, weight, prior)
-    results = list(judged(file, question))
+    saved = _saved(file, check, question, given)
+    question = saved.question if saved else question
+    results = list(judged(file, question, saved.looks if saved else None))
     if plot is not None:
         from sluice.cli import _judge_plot
 
         _judge_plot.draw(plot, file.name, results, _words(question))
     rows = [{k: v for k, v in row.items() if k != "margin"} for row in results]
     click.echo(json.dumps({"looks": rows}) if as_json else _table(rows, question))
+    if saved and not as_json:
+        click.echo(saved.said)
+
+
+class _Saved(NamedTuple):
+    """What a ModelDeployment brings: its looks, the operator's question and its answer."""
+
+    question: Question
+    looks: dict[int, Counted]
+    said: str
+
+
+def _saved(file: Path, check: str | None, question: Question, given: set[str]) -> _Saved | None:
+    if not _judge_object.is_object(file):
+        if check is not None:
+            raise InvalidInputError("--check is for a ModelDeployment; a CSV file has one check.")
+        return None
+    if question.kind != "counts":
+        raise InvalidInputError(f"{file} is a ModelDeployment, which carries counts only.")
+    found = _judge_object.judged(file, check)
+    need, margin = found.evidence.log10_need, found.check.margin
+    asked = replace(
+        question,
+        margin=question.margin if "margin" in given or margin is None else margin,
+        alpha=question.alpha if "alpha" in given or need is None else 10.0**-need,
+        planned_starts=found.evidence.planned_starts,
+        dispersion=found.check.dispersion or 1.0,
+    )
+    said = f"{found.check.name}, revision {found.evidence.revision}: the operator says "
+    said += f"{_cell(found.check.log10_evidence)}, {found.check.verdict}."
+    if found.evidence.summed_looks:
+        said += f" {found.evidence.summed_looks} old looks share rows, so numbers differ a little."
+    return _Saved(asked, found.looks, said)
 
 
 def _words(question: Question) -> dict[str, Any]:

@@ -195,6 +195,7 @@ def _start(draft: Draft, want: Desired) -> None:
         event="its gates have passed before" if gated else "the package is known",
         outcome=None,
         last_checks=[],
+        last_evidence=None,
         rollout=RolloutProgress(
             id=short_hash([draft.i.namespace, draft.i.name, want.revision, since]),
             source=want.source,

@@ -1,14 +1,38 @@
-"""Checks as people read them.  Called by status, and by interrupts for what is taken back."""
+"""Checks and their evidence as people read them.
+
+Called by status, and by interrupts for what is taken back.
+"""
 
 from __future__ import annotations
 
-from sluice.api.status import ArmValue, CheckStatus
+from sluice.api.status import ArmValue, CheckStatus, EvidenceStatus
+from sluice.rollout import judge, judge_trail
+from sluice.rollout.draft import Draft
 from sluice.rollout.judge import CheckResult, Judgement
+from sluice.rollout.model import JUDGED
+from sluice.rollout.plan import Plan
 
 
 def shown_checks(judgement: Judgement) -> list[CheckStatus]:
     """Every check with both values, the effect and the evidence."""
     return [_shown(check) for check in judgement.checks]
+
+
+def shown_evidence(draft: Draft) -> EvidenceStatus | None:
+    """The looks that are judged now, as ``sluice judge`` reads them; None before the first."""
+    state, rollout = draft.progress.judge, draft.rollout
+    judged = rollout if rollout is not None and rollout.phase in JUDGED else draft.watch
+    if draft.judgement is None or judged is None or not judged.revision or not state["trail"]:
+        return None
+    counted = judge.replayable(Plan.from_json(judged.plan))
+    return EvidenceStatus(
+        revision=judged.revision,
+        phase="Watch" if state["phase"] == "watch" else "Canary",
+        planned_starts=state["checks"][next(iter(counted))]["planned"],
+        log10_need=draft.judgement.log10_need,
+        summed_looks=judge_trail.summed(state["trail"]),
+        looks=judge_trail.csv(state["trail"], counted),
+    )
 
 
 def _shown(check: CheckResult) -> CheckStatus:
@@ -22,5 +46,6 @@ def _shown(check: CheckResult) -> CheckStatus:
         high=check.high,
         margin=check.margin,
         log10_evidence=check.log10_evidence,
+        dispersion=check.dispersion,
         message=check.message[:512],
     )

@@ -5,7 +5,7 @@ Delete and abort come before (decide.py, commands.py); a pause lets all of these
 
 from __future__ import annotations
 
-from sluice.rollout.checks import shown_checks
+from sluice.rollout.checks import shown_checks, shown_evidence
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
 from sluice.rollout.judge import CheckResult, failing_now
@@ -27,7 +27,9 @@ def guardrail(draft: Draft) -> None:
     if draft.judgement is None or draft.judgement.alarm is None:
         return
     alarm = draft.judgement.alarm
-    draft.set_progress(last_checks=shown_checks(draft.judgement))
+    draft.set_progress(
+        last_checks=shown_checks(draft.judgement), last_evidence=shown_evidence(draft)
+    )
     failure = Failure(
         check=alarm.name,
         reason="GuardrailFailed",

@@ -19,6 +19,7 @@ from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_promotion as promotion
+from sluice.rollout import judge_trail as trail
 from sluice.rollout import judge_words as words
 from sluice.rollout.judge_guardrails import EVENT, Finding
 from sluice.rollout.judge_metrics import Silence
@@ -66,6 +67,7 @@ class CheckResult:
     high: float | None = None
     margin: float | None = None
     log10_evidence: float | None = None
+    dispersion: float | None = None
     message: str = ""
     scope: Literal["Package", "Revision"] = "Package"
 
@@ -79,7 +81,8 @@ class Judgement:
     there yet and ``eta_seconds`` how long that takes an equal candidate at the present traffic
     (None: for ever, no traffic).  ``excess_bound``: the candidate is not worse by more than this
     many errors per request.  ``detectable``: the odds ratio of errors that would have been found.
-    ``silent`` are checks whose source gave nothing at the last look.
+    ``silent`` are checks whose source gave nothing at the last look; ``log10_need`` is the evidence
+    with which one check alone decides.
     """
 
     checks: list[CheckResult] = field(default_factory=list)
@@ -94,6 +97,7 @@ class Judgement:
     excess_bound: float | None = None
     detectable: float | None = None
     silent: list[Silence] = field(default_factory=list)
+    log10_need: float = 0.0
 
 
 def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> State:
@@ -123,6 +127,7 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "net": outage.new() if phase == "watch" else None,
         "mirror": {},
         "promotion": {},
+        "trail": [],
     }
 
 
@@ -137,7 +142,10 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
         return state
     step = plan.steps[index]
     if state["mirror"] and not step.mirror:
-        state = {**new_state(plan, "canary"), **{k: state[k] for k in ("checks", "last", "looks")}}
+        state = {
+            **new_state(plan, "canary"),
+            **{k: state[k] for k in ("checks", "last", "looks", "trail")},
+        }
     begun = {c.name: guardrails.start(c, state["checks"][c.name]) for c in plan.checks}
     return {
         **state,
@@ -184,6 +192,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "net": state["net"] and _net(state["net"], look),
         "mirror": state["mirror"] and mirror.sampled(state["mirror"], look.mirror),
         "promotion": promotion.absorb(plan, state, look),
+        "trail": _trail(plan, state, processes, look),
     }
 
 
@@ -218,7 +227,19 @@ def judge(plan: Plan, state: State) -> Judgement:
         excess_bound=needs.bounds.get("ErrorRate") if needs is not None else None,
         detectable=_detectable(state, findings, log_need),
         silent=_silent(plan, state),
+        log10_need=log_need / math.log(10.0),
     )
+
+
+def _trail(plan: Plan, state: State, processes: dict[str, State], look: Look) -> trail.Trail:
+    counted = [processes[name] for name in replayable(plan)]
+    # All of them begin their starts together.
+    return trail.added(state["trail"], look, counted[0]["started"]) if counted else []
+
+
+def replayable(plan: Plan) -> dict[str, int]:
+    """Checks whose evidence ``sluice judge`` can compute again, and the event that they count."""
+    return {c.name: EVENT[c.type] for c in plan.checks if c.type in EVENT}
 
 
 def _silent(plan: Plan, state: State) -> list[Silence]:
@@ -353,9 +374,14 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         high=high,
         margin=check.margin if finding.e_valued else check.limit,
         log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
+        dispersion=_kept_phi(finding.phi) if check.type in EVENT else None,
         message=guardrails.sentence(finding, state, shown, log_need),
         scope="Revision" if check.on_latency else "Package",
     )
+
+
+def _kept_phi(phi: float) -> float:
+    return float(counts.PHIS[counts.phi_index(phi)])
 
 
 def _verdict(check: CheckPlan, smaller_n: int, needs: Needs | None) -> Word:

@@ -17,6 +17,7 @@ from sluice.api.modelrevision import PackageInfo, Verdict
 from sluice.api.status import (
     CheckStatus,
     Condition,
+    EvidenceStatus,
     ExperimentStatus,
     GateStatus,
     LastCommand,
@@ -202,6 +203,7 @@ class Progress(Block):
     last_command: LastCommand | None = None
     last_rollback: LastRollback | None = None
     last_checks: list[CheckStatus] = Field(default_factory=list)
+    last_evidence: EvidenceStatus | None = None
     experiment: ExperimentProgress | None = None
     last_experiment: ExperimentStatus | None = None
     stale_units: int = 0

@@ -14,7 +14,7 @@ from sluice.api.status import (
     StepStatus,
     Weight,
 )
-from sluice.rollout.checks import shown_checks
+from sluice.rollout.checks import shown_checks, shown_evidence
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
 from sluice.rollout.experiment import shown
@@ -51,6 +51,7 @@ def project(draft: Draft, want: Desired) -> dict[str, Any]:
         worst_check=verdict.worst if verdict else "",
         worst_evidence=f"{verdict.evidence_percent:.0f}%" if verdict else "",
         checks=shown_checks(verdict) if verdict else list(draft.progress.last_checks),
+        evidence=shown_evidence(draft) if verdict else draft.progress.last_evidence,
         experiment=shown(draft),
         gates=list(draft.rollout.gates) if draft.rollout else [],
         revisions=_history(draft),
