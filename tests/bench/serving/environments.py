@@ -5,6 +5,7 @@ Called by ``tests.bench.serving``; calls ``venv`` and ``pip`` with whatever inde
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -33,18 +34,22 @@ def folder(peer: str) -> Path:
 def python(peer: str) -> Path:
     """The interpreter that has ``peer``, installed first where it is not; raises NotInstalled."""
     place = folder(peer)
-    found = place / "bin" / "python"
-    if (place / DONE).exists():
-        return found
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two benches may begin at once
+        if not (place / DONE).exists():
+            _install(place, PEERS / peer / "requirements.txt")
+    return place / "bin" / "python"
+
+
+def _install(place: Path, pinned: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     _run(sys.executable, "-m", "venv", str(place))
-    pinned = str(PEERS / peer / "requirements.txt")
     _run(
-        str(found), "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:",
-        "--require-hashes", "-r", pinned,
+        str(place / "bin" / "python"), "-m", "pip", "install", "-q", "--no-deps",
+        "--only-binary", ":all:", "--require-hashes", "-r", str(pinned),
     )  # fmt: skip
     (place / DONE).touch()
-    return found
 
 
 def _run(*command: str) -> None:
