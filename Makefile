@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv binaries demo test check e2e bench stats-report lock crds docs clean
+.PHONY: help venv binaries demo test check e2e bench bench-serving stats-report lock crds docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ check: venv ## Lint, format, types, layers, dependencies, generated files
 bench: binaries ## Print the table of targets with what is measured here (QUICK=1; ONLY=stats,router)
 	@PYTHONPATH=operator:. $(BIN)/python -m tests.bench $(if $(QUICK),--quick,) $(if $(ONLY),--only $(ONLY),)
 
+bench-serving: venv ## Our model server beside KServe, MLServer, BentoML, LitServe, FastAPI (QUICK=1; ONLY=kserve,sluice)
+	@PYTHONPATH=operator:. $(BIN)/python -m tests.bench.serving $(if $(QUICK),--quick,) $(if $(ONLY),--only $(ONLY),) $(if $(PLOT),--plot $(PLOT),)
+
 stats-report: venv ## Simulate what docs/statistics.md claims; fails when a claim does (QUICK=1; ONLY=errors,power)
 	@PYTHONPATH=operator:. $(BIN)/python -m tests.stats_report $(if $(QUICK),--quick,) $(if $(ONLY),--only $(ONLY),)
 
@@ -61,10 +64,13 @@ crds: venv ## Write crds/, the chart's copy, docs/api.md, the diagram and manife
 	@$(BIN)/python -m tests.tools.manifests
 	@$(BIN)/python -m tests.tools.states
 
-lock: venv ## Pin every dependency with hashes
+lock: venv ## Pin every dependency with hashes, those of the compared servers too
 	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --group test --group check --group demo --group build \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	  --no-header -q -o requirements/dev.txt
+	@for peer in tests/bench/serving/peers/*/; do $(BIN)/python -m uv pip compile $$peer/requirements.in \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --no-annotate \
+	  --no-header -q -o $$peer/requirements.txt || exit 1; done
 
 clean: ## Remove the virtual environment and what was built
 	@rm -rf $(VENV) build

@@ -61,7 +61,7 @@ def run(quick: bool) -> list[Row]:
                 if shutil.which("wrk") is not None:
                     spent = cpu_per_request(server, built.rows[0], Path(folder), 3 if quick else 8)
                     said = f"{spent:.0f} us CPU a request"
-                    rows.append(Row(f"{PROMISED}, as {form}", "(no peer beside it yet)", said))
+                    rows.append(Row(f"{PROMISED}, as {form}", "(peers: make bench-serving)", said))
     if shutil.which("wrk") is not None:
         rows += _mirrored(3 if quick else 8)
     return [*rows, Row(f"{PROMISED}, against peers", PEERS)]
