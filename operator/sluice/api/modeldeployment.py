@@ -527,6 +527,14 @@ class Rollout(Block):
                 reason="FieldValueForbidden",
             ),
             must(
+                "!(has(self.strategy) && self.strategy == 'GatesOnly' && has(self.promotion) && "
+                "self.promotion == 'NonInferiority')",
+                "promotion NonInferiority must not be set with strategy GatesOnly, which compares "
+                "nobody; write strategy: Canary",
+                field=".promotion",
+                reason="FieldValueForbidden",
+            ),
+            must(
                 f"!has(self.steps) || self.steps.size() == 0 || "
                 f"!has(self.steps[self.steps.size() - 1].weight) || "
                 f"self.steps[self.steps.size() - 1].weight <= 100 - {_HOLDBACK}",
@@ -563,6 +571,13 @@ class Rollout(Block):
             ),
             **ATOMIC,
         ),
+    )
+    promotion: Literal["BoundedRisk", "NonInferiority"] = Field(
+        default="BoundedRisk",
+        description="What a step must show before it passes. BoundedRisk: the candidate does not "
+        "fail by more than the step's points above stable. NonInferiority: its odds of failing are "
+        "at most the check's margin times stable's, at every step; that takes hours to weeks, and "
+        "never ends where nothing fails.",
     )
     on_fail: Literal["Rollback", "Pause"] = Field(
         default="Rollback",
@@ -660,6 +675,16 @@ class ModelDeploymentSpec(Block):
                 "analysis.checks must not include Disagreement without a step that mirrors, where "
                 "both answer the same requests; add, for example, {mirror: 100} as the first of "
                 "rollout.steps",
+                field=".analysis.checks",
+            ),
+            must(
+                "!has(self.rollout) || !has(self.rollout.promotion) || "
+                "self.rollout.promotion != 'NonInferiority' || "
+                "!has(self.analysis) || !has(self.analysis.checks) || "
+                "self.analysis.checks.all(c, !(c.type in ['ErrorRate', 'ClientErrorRate']) || "
+                "!has(c.margin) || c.margin > 1.0)",
+                "margin of error rates must be above 1 with rollout.promotion NonInferiority, or "
+                "no candidate could ever pass; for example margin: 1.2",
                 field=".analysis.checks",
             ),
             must(
