@@ -459,6 +459,7 @@ STEPS = [
         "promotion NonInferiority must not be set with strategy GatesOnly",
         f"{ROLLOUT}.promotion",
     ),
+    Case(f"{ROLLOUT}.onNoTraffic", "Promote", "PromoteByGates", "supported values"),
     Case(f"{ROLLOUT}.promotion", "Strict", "BoundedRisk", "supported values"),
     Case(
         "spec",

@@ -588,6 +588,12 @@ class Rollout(Block):
         default="Hold",
         description="What happens when a step reaches maxDuration undecided.",
     )
+    on_no_traffic: Literal["Wait", "PromoteByGates"] = Field(
+        default="Wait",
+        description="What a step does that no request reaches. Wait: it waits, and status names "
+        "the ways out. PromoteByGates: after minDuration without a request it passes because the "
+        "gates have passed; an Event says so. A source that cannot be read is waited for.",
+    )
     progress_deadline: Duration = Field(
         default="10m",
         description="After this without progress, counted from the package being fetched, "

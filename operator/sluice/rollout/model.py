@@ -98,6 +98,8 @@ class RolloutProgress(Block):
     paused_by_check: bool = False
     pass_step: bool = False
     skip_steps: bool = False
+    by_gates: int = 0
+    """Steps passed without a request of the candidate, because the spec says so."""
     mirror_ended: float = 0.0
     """Since when stable's pods are to mirror to nobody, before a user meets the candidate."""
     failure: Failure | None = None
@@ -177,6 +179,14 @@ class MirrorSeen(Block):
     problem: str = ""
 
 
+class Quiet(Block):
+    """Looks in a row that everybody answered and in which the candidate had no request."""
+
+    looks: int = 0
+    seconds: float = 0.0
+    stable: int = 0
+
+
 class Progress(Block):
     """Where the rollout or the watch is.  The evidence ConfigMap, committed with the statistics."""
 
@@ -197,6 +207,7 @@ class Progress(Block):
     mirror_seen: MirrorSeen | None = None
     partial: bool = False
     """Somebody did not answer at the last look: what it counted comes later."""
+    quiet: Quiet = Field(default_factory=Quiet)
     tick: float = 0.0
     executed: dict[str, str] = Field(default_factory=dict)
     last_command: LastCommand | None = None

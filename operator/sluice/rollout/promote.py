@@ -68,4 +68,7 @@ def _flip(draft: Draft) -> None:
     draft.set_verdict(revision, ledger.passed(draft.verdict(revision), draft.i.now))
     begin(draft, revision, before, Plan.from_json(rollout.plan))
     draft.set_progress(event="routers confirm", rollout=None, outcome=None)
-    draft.note("Promoted", f"Revision {revision} serves; {before} stays warm for the watch.")
+    by_gates = f" By gates alone in {rollout.by_gates} of its steps." if rollout.by_gates else ""
+    draft.note(
+        "Promoted", f"Revision {revision} serves; {before} stays warm for the watch.{by_gates}"
+    )

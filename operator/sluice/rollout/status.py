@@ -14,6 +14,7 @@ from sluice.api.status import (
     StepStatus,
     Weight,
 )
+from sluice.rollout import no_traffic
 from sluice.rollout.checks import shown_checks
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
@@ -269,6 +270,9 @@ def _validated(draft: Draft) -> Row:
 def _analysis(draft: Draft) -> Row:
     judging = draft.rollout is not None or draft.watch is not None
     looks = draft.progress.empty_looks
+    if draft.rollout is not None and no_traffic.seen(draft):
+        step = Plan.from_json(draft.rollout.plan).steps[draft.rollout.step]
+        return ("False", "NoData", no_traffic.said(draft, step))
     if judging and draft.progress.analysis_error and looks >= LOOKS_BEFORE_UNHEALTHY:
         return ("False", "NoData", draft.progress.analysis_error)
     silent = draft.judgement.silent if judging and draft.judgement else []
