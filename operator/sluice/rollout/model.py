@@ -98,6 +98,8 @@ class RolloutProgress(Block):
     paused_by_check: bool = False
     pass_step: bool = False
     skip_steps: bool = False
+    estimate: str = ""
+    """What can be seen at this traffic and how long it takes; said once."""
     by_gates: int = 0
     """Steps passed without a request of the candidate, because the spec says so."""
     mirror_ended: float = 0.0

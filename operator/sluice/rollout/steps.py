@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from sluice.rollout import estimate, no_traffic
 from sluice.rollout import judge as judging
-from sluice.rollout import no_traffic
 from sluice.rollout.draft import Draft
-from sluice.rollout.messages import annotate, short, with_way_out
+from sluice.rollout.messages import LIMIT, annotate, short, with_way_out
 from sluice.rollout.model import Failure, Quiet
 from sluice.rollout.plan import Plan
 from sluice.rollout.provision import SCALED_TO_ZERO, candidate_pods
@@ -71,6 +71,7 @@ def judge_step(draft: Draft, plan: Plan) -> None:
     if rollout.pass_step:
         _next(draft, plan)
         return
+    _estimate(draft, plan)
     if paused(draft):
         return
     if verdict is not None and verdict.hold is not None:
@@ -106,7 +107,28 @@ def judge_step(draft: Draft, plan: Plan) -> None:
         observed=rollout.step_observed,
         judgement=verdict,
     )
-    draft.wait(explanation, reason="Stepping", eta=eta)
+    draft.wait(_with_estimate(draft, explanation), reason="Stepping", eta=eta)
+
+
+def _estimate(draft: Draft, plan: Plan) -> None:
+    """Says once, when the traffic is known, what it is enough for."""
+    rollout = draft.rollout
+    assert rollout is not None
+    if rollout.estimate or rollout.step > 0 or not draft.progress.judge:
+        return
+    step = plan.steps[rollout.step]
+    traffic = estimate.traffic_of(step, draft.progress.judge)
+    if traffic is not None:
+        draft.set_rollout(estimate=estimate.said(plan, step, traffic))
+        draft.note("Estimated", estimate.said(plan, step, traffic))
+
+
+def _with_estimate(draft: Draft, said: str) -> str:
+    """The message with the estimate after it, where both fit."""
+    rollout = draft.rollout
+    assert rollout is not None
+    longer = f"{said} {rollout.estimate}"
+    return longer if rollout.estimate and len(longer) <= LIMIT else said
 
 
 def _next(draft: Draft, plan: Plan) -> None:
