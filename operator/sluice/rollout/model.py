@@ -60,6 +60,8 @@ class Roles(Block):
     holdback_salt: str = "0"
     experiment: str = ""
     left: dict[str, float] = Field(default_factory=dict)
+    since_anchor: dict[str, float] = Field(default_factory=dict)
+    """Estimated log odds ratio that promotions have added up to, by type of check."""
 
     def slot_of(self, revision: str | None) -> str | None:
         """The slot that points at ``revision``."""
@@ -145,6 +147,8 @@ class WatchProgress(Block):
     plan: dict[str, Any] = Field(default_factory=dict)
     duration: float = 0.0
     min_requests: int = 0
+    since_anchor: dict[str, float] = Field(default_factory=dict)
+    """The roles' total before this promotion: what holds again when it is undone."""
 
 
 class Outcome(Block):

@@ -14,7 +14,7 @@ from sluice.api.status import (
     StepStatus,
     Weight,
 )
-from sluice.rollout import no_traffic
+from sluice.rollout import no_traffic, running_total
 from sluice.rollout.checks import shown_checks
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
@@ -55,6 +55,7 @@ def project(draft: Draft, want: Desired) -> dict[str, Any]:
         experiment=shown(draft),
         gates=list(draft.rollout.gates) if draft.rollout else [],
         revisions=_history(draft),
+        since_anchor=running_total.shown(draft),
         last_command=draft.progress.last_command,
         last_rollback=draft.progress.last_rollback,
         conditions=_conditions(draft, want),
