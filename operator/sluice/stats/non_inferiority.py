@@ -29,7 +29,12 @@ MOST = 1e12
 
 
 def new(margin: float) -> State:
-    """A process without evidence that the odds ratio is at most ``margin`` (above 0)."""
+    """A process without evidence that the odds ratio is at most ``margin``, which is above 0.
+
+    Raises ValueError for any other margin.
+    """
+    if not 0.0 < margin < math.inf:
+        raise ValueError(f"margin {margin} must be a number above 0, for example 1.2")
     return counts.start(counts.new(1.0 / margin, 1))
 
 
