@@ -170,6 +170,13 @@ def checks(**check: Any) -> list[dict[str, Any]]:
     return [ERRORS, {"name": "mine", **check}]
 
 
+def strictly(margin: float) -> dict[str, Any]:
+    """A whole spec that asks for non-inferiority at ``margin``."""
+    spec = minimal(MODEL_DEPLOYMENT)["spec"]
+    checks = [{"name": "latency", "type": "Latency", "margin": 1}, {**ERRORS, "margin": margin}]
+    return {**spec, "rollout": {"promotion": "NonInferiority"}, "analysis": {"checks": checks}}
+
+
 ADDRESSES = [
     Case(f"{MODEL}.uri", "gs://models/iris", "s3://models/iris", "should match"),
     Case(f"{MODEL}.uri", "models/iris", "file:///models/iris", "should match"),
@@ -444,6 +451,22 @@ STEPS = [
         [{"weight": 9, "maxDuration": "4m"}],
         "minDuration must not exceed maxDuration",
         f"{ROLLOUT}.steps[0].maxDuration",
+    ),
+    Case(
+        ROLLOUT,
+        {"strategy": "GatesOnly", "promotion": "NonInferiority"},
+        {"strategy": "Canary", "promotion": "NonInferiority"},
+        "promotion NonInferiority must not be set with strategy GatesOnly",
+        f"{ROLLOUT}.promotion",
+    ),
+    Case(f"{ROLLOUT}.onNoTraffic", "Promote", "PromoteByGates", "supported values"),
+    Case(f"{ROLLOUT}.promotion", "Strict", "BoundedRisk", "supported values"),
+    Case(
+        "spec",
+        strictly(1),
+        strictly(1.1),
+        "margin of error rates must be above 1",
+        f"{ANALYSIS}.checks",
     ),
     Case(
         ROLLOUT,

@@ -28,6 +28,7 @@ ADMIT_D = TrustPolicySpec.model_validate(
 )
 WAYS_OUT = ("kubectl annotate", "TrustPolicy: namespaces")
 MAX_STATUS = 32 * 1024
+RATE = 400.0
 SOURCES = {"away": away, "empty": empty, "fine": fine}
 CHECKS = [
     {"name": "errors", "type": "ErrorRate"},
@@ -77,6 +78,7 @@ class Rollouts(RuleBasedStateMachine):
         ),
         mirrored=st.booleans(),
         ends=st.sampled_from([None, None, "Hold", "Promote", "Rollback"]),
+        quiet=st.sampled_from(["Wait", "PromoteByGates"]),
     )
     def models(
         self,
@@ -89,6 +91,7 @@ class Rollouts(RuleBasedStateMachine):
         start: str,
         mirrored: bool,
         ends: str | None,
+        quiet: str,
     ) -> None:
         """Which models are bad, how they are rolled out, and where the story begins."""
         self.world.errors = {digest_of(x): 0.3 for x in bad - {"a"}}
@@ -98,6 +101,7 @@ class Rollouts(RuleBasedStateMachine):
         first = [{"mirror": 100, "minRequests": 50, "minDuration": "4s"}]
         steps = [*(first if mirrored or start == "Mirroring" else []), *rollout["steps"]]
         changed = {**rollout, "onFail": on_fail, "strategy": strategy, "watch": watch}
+        changed["onNoTraffic"] = quiet
         self.world.change(rollout={**changed, "steps": steps})
         self.world.mirror_speed = 0.5
         self.world.sources = {"refunds": fine}
@@ -215,9 +219,14 @@ class Rollouts(RuleBasedStateMachine):
         else:
             self.world.troubles[rollout.revision] = Trouble("Pending", "no node has room")
 
-    @rule(what=st.sampled_from(["slow", "refuses", "away", "traffic stops", "fine", "fine"]))
+    @rule(
+        what=st.sampled_from(
+            ["slow", "refuses", "away", "traffic stops", "nobody asks", "fine", "fine"]
+        )
+    )
     def jobs_and_evidence(self, what: str) -> None:
         world = self.world
+        world.rate = 0.0 if what == "nobody asks" else RATE
         world.slow_jobs, world.stopped_traffic = what == "slow", what == "traffic stops"
         world.fetched = None
         if what in ("refuses", "away"):
@@ -292,6 +301,12 @@ class Rollouts(RuleBasedStateMachine):
                 assert digest not in digests, (revision, self.world.notes[-10:])
 
     @invariant()
+    def by_gates_alone_only_where_that_was_chosen(self) -> None:
+        rollout = self.world.progress.rollout
+        if rollout is not None and rollout.by_gates:
+            assert self.world.spec["rollout"]["onNoTraffic"] == "PromoteByGates"
+
+    @invariant()
     def nobody_mirrors_beside_users(self) -> None:
         """A rollout's copies have ended before its candidate answers anybody."""
         assert not self.world.mirrored_beside_users, self.world.notes[-10:]
@@ -340,6 +355,7 @@ class Rollouts(RuleBasedStateMachine):
         world.crashing.clear()
         world.troubles.clear()
         world.stopped_traffic = world.slow_jobs = False
+        world.rate = RATE
         world.fetched = None
         world.sources = {"refunds": fine}
         world.change(replicas=2)

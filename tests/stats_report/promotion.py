@@ -19,7 +19,7 @@ from tests.stats_report.rows import Cell, Row, limit, percent
 from tests.unit.looks import plan_of
 
 from sluice.rollout.judge_guardrails import MIN_DIFFERENCE
-from sluice.rollout.judge_promotion import PATIENCE
+from sluice.rollout.judge_risks import PATIENCE
 from sluice.rollout.plan import StepPlan
 from sluice.stats import bounded_risk, counts
 

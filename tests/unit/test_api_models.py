@@ -46,7 +46,12 @@ def test_a_duration_is_the_sum_of_its_parts(parts: list[tuple[int, str]]) -> Non
 
 
 def test_durations_for_people() -> None:
-    assert [human(v) for v in (45, 720, 12600)] == ["45 s", "12 min", "3.5 h"]
+    assert [human(v) for v in (45, 720, 12600, 276480)] == [
+        "45 s",
+        "12 min",
+        "3.5 h",
+        "3.2 days",
+    ]
 
 
 def test_the_smallest_spec_has_a_safe_default_for_everything() -> None:

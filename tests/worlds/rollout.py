@@ -352,7 +352,11 @@ class SimWorld:
             candidate=self._arm(found.candidate, int(total * share)),
             metrics={name: source() for name, source in self.sources.items()},
         )
-        after = absorbed(self.progress, found.plan, look).model_copy(update={"look_at": self.now})
+        empty = 0 if look.candidate.n else self.progress.empty_looks + 1
+        said = "The candidate got no request." if empty else ""
+        after = absorbed(self.progress, found.plan, look).model_copy(
+            update={"look_at": self.now, "empty_looks": empty, "analysis_error": said}
+        )
         return self._units(after, found, look)
 
     def _units(self, progress: Progress, found: Arms, look: Look) -> Progress:

@@ -23,9 +23,11 @@ def seconds(duration: str) -> float:
 
 
 def human(value: float) -> str:
-    """``value`` seconds for a person: ``45 s``, ``12 min``, ``3.5 h``."""
+    """``value`` seconds for a person: ``45 s``, ``12 min``, ``3.5 h``, ``3.2 days``."""
     if value < 90:
         return f"{value:.0f} s"
     if value < 5400:
         return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h"
+    if value < 172800:
+        return f"{value / 3600:.1f} h"
+    return f"{value / 86400:.1f} days"

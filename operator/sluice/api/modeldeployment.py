@@ -527,6 +527,14 @@ class Rollout(Block):
                 reason="FieldValueForbidden",
             ),
             must(
+                "!(has(self.strategy) && self.strategy == 'GatesOnly' && has(self.promotion) && "
+                "self.promotion == 'NonInferiority')",
+                "promotion NonInferiority must not be set with strategy GatesOnly, which compares "
+                "nobody; write strategy: Canary",
+                field=".promotion",
+                reason="FieldValueForbidden",
+            ),
+            must(
                 f"!has(self.steps) || self.steps.size() == 0 || "
                 f"!has(self.steps[self.steps.size() - 1].weight) || "
                 f"self.steps[self.steps.size() - 1].weight <= 100 - {_HOLDBACK}",
@@ -564,6 +572,13 @@ class Rollout(Block):
             **ATOMIC,
         ),
     )
+    promotion: Literal["BoundedRisk", "NonInferiority"] = Field(
+        default="BoundedRisk",
+        description="What a step must show before it passes. BoundedRisk: the candidate does not "
+        "fail by more than the step's points above stable. NonInferiority: its odds of failing are "
+        "at most the check's margin times stable's, at every step; that takes hours to weeks, and "
+        "never ends where nothing fails.",
+    )
     on_fail: Literal["Rollback", "Pause"] = Field(
         default="Rollback",
         description="What a failed guardrail does. Rollback: weight 0, and the package or revision "
@@ -572,6 +587,12 @@ class Rollout(Block):
     on_inconclusive: Literal["Hold", "Rollback", "Promote"] = Field(
         default="Hold",
         description="What happens when a step reaches maxDuration undecided.",
+    )
+    on_no_traffic: Literal["Wait", "PromoteByGates"] = Field(
+        default="Wait",
+        description="What a step does that no request reaches. Wait: it waits, and status names "
+        "the ways out. PromoteByGates: after minDuration without a request it passes because the "
+        "gates have passed; an Event says so. A source that cannot be read is waited for.",
     )
     progress_deadline: Duration = Field(
         default="10m",
@@ -660,6 +681,16 @@ class ModelDeploymentSpec(Block):
                 "analysis.checks must not include Disagreement without a step that mirrors, where "
                 "both answer the same requests; add, for example, {mirror: 100} as the first of "
                 "rollout.steps",
+                field=".analysis.checks",
+            ),
+            must(
+                "!has(self.rollout) || !has(self.rollout.promotion) || "
+                "self.rollout.promotion != 'NonInferiority' || "
+                "!has(self.analysis) || !has(self.analysis.checks) || "
+                "self.analysis.checks.all(c, !(c.type in ['ErrorRate', 'ClientErrorRate']) || "
+                "!has(c.margin) || c.margin > 1.0)",
+                "margin of error rates must be above 1 with rollout.promotion NonInferiority, or "
+                "no candidate could ever pass; for example margin: 1.2",
                 field=".analysis.checks",
             ),
             must(

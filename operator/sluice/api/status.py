@@ -219,6 +219,18 @@ class ExperimentStatus(Block):
     message: Message = Field(default="", description="One sentence.")
 
 
+class SinceAnchor(Block):
+    """What promotions since the last approval have added up to."""
+
+    type: str = Field(max_length=32, description="Type of check: ErrorRate or ClientErrorRate.")
+    odds_ratio: Measured = Field(
+        default=None, description="Estimated odds of such a failure against the anchor's."
+    )
+    margin: Measured = Field(
+        default=None, description="Past this the next promotion asks for a person."
+    )
+
+
 class ModelDeploymentStatus(Block):
     """What serves, why, and since when."""
 
@@ -250,6 +262,10 @@ class ModelDeploymentStatus(Block):
     )
     revisions: Annotated[list[RevisionSummary], Field(max_length=10)] = Field(
         default_factory=list, description="History, newest first."
+    )
+    since_anchor: Annotated[list[SinceAnchor], Field(max_length=2)] = Field(
+        default_factory=list,
+        description="What promotions since the last approval have added up to.",
     )
     last_command: LastCommand | None = Field(default=None, description="Last command.")
     last_rollback: LastRollback | None = Field(default=None, description="Last rollback.")

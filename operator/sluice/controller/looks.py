@@ -26,7 +26,7 @@ from sluice.evidence.mirror import MirrorReading, build_mirror_look
 from sluice.evidence.snapshot import Arm, Reading, build_look
 from sluice.kube.client import KubeClient
 from sluice.rollout.looking import Arms, Copies, absorbed, arms, copies, due
-from sluice.rollout.model import MirrorSeen, Progress, RouterView
+from sluice.rollout.model import MirrorSeen, Progress, Quiet, RouterView
 from sluice.stats.look import Look
 
 WARM_UP_SECONDS = 30.0
@@ -194,6 +194,7 @@ def _not_taken(progress: Progress, error: Exception, now: float) -> Progress:
         update={
             "look_at": now,
             "empty_looks": progress.empty_looks + 1,
+            "quiet": Quiet(),
             "analysis_error": str(error)[:512],
         }
     )
@@ -229,6 +230,7 @@ def _without(world: World, view: RouterView, now: float) -> World:
         update={
             "look_at": now,
             "empty_looks": progress.empty_looks + 1,
+            "quiet": Quiet(),
             "analysis_error": (view.message or "No router can be read.")[:512],
         }
     )

@@ -120,7 +120,7 @@ def back_to_previous(draft: Draft, want: Desired) -> None:
     draft.drop_rollout(event)
     draft.set_progress(outcome=None)
     end(draft, event=event)
-    draft.set_roles(stable=want.revision)
+    draft.set_roles(stable=want.revision, since_anchor=watching.since_anchor)
     draft.judgement = None
     draft.note("WentBack", f"The spec asks for {want.revision} again; {revision} steps down.")
 

@@ -3,8 +3,8 @@
 ``absorb`` adds a look to a state, ``judge`` reads verdicts off it.  Both are pure; the state is
 plain JSON that the caller commits together with the counter snapshot the look was made from.
 Rollback: Engine C over all guardrails, one alpha for the canary and one for the watch, combined by
-the mean of e-values (judge_guardrails).  Promotion: a bounded-risk e-process per metric, anew at
-each step (judge_promotion).  Formulas: sluice.stats and docs/statistics.md.
+the mean of e-values (judge_guardrails).  Promotion: a process per metric, anew at each step
+(judge_promotion).  Formulas: sluice.stats and docs/statistics.md.
 
 Called by sluice.rollout (decide) and sluice.controller (absorb); calls sluice.stats only.
 """
@@ -78,9 +78,10 @@ class Judgement:
 
     ``alarm`` takes the candidate back, ``hold`` asks for a person.  ``promotion`` is Pass only
     without either and with all of the step's evidence; otherwise ``missing`` says what is not
-    there yet and ``eta_seconds`` how long that takes an equal candidate at the present traffic
-    (None: for ever, no traffic).  ``excess_bound``: the candidate is not worse by more than this
-    many errors per request.  ``detectable``: the odds ratio of errors that would have been found.
+    there yet and ``eta_seconds`` how long that takes an equal candidate at the present traffic,
+    ``per_second`` requests of both arms (None: nobody can tell, without traffic or failures).
+    ``excess_bound``: the candidate is not worse by more than this many errors per request.
+    ``detectable``: the odds ratio of errors that would have been found.
     ``silent`` are checks whose source gave nothing at the last look; ``log10_need`` is the evidence
     with which one check alone decides.
     """
@@ -91,6 +92,7 @@ class Judgement:
     promotion: Literal["Pass", "Wait"] = "Wait"
     missing: list[str] = field(default_factory=list)
     eta_seconds: float | None = None
+    per_second: float = 0.0
     evidence_percent: float = 0.0
     worst: str = ""
     candidate_n: int = 0
@@ -215,12 +217,13 @@ def judge(plan: Plan, state: State) -> Judgement:
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
     quiet = alarm is None and hold is None
     return Judgement(
-        checks=[failed.get(r.name) or _claimed(plan, r, needs) for r in results],
+        checks=[failed.get(r.name) or _claimed(r, needs) for r in results],
         alarm=alarm,
         hold=hold,
         promotion="Pass" if quiet and needs is not None and not needs.missing else "Wait",
         missing=needs.missing if needs is not None else [],
         eta_seconds=needs.eta if needs is not None else None,
+        per_second=_pace(_shown(state)),
         evidence_percent=max(0.0, 100.0 * combined / math.log(1.0 / alpha)),
         worst=next(iter(failed), worst.check.name if worst is not None else ""),
         candidate_n=_seen(state),
@@ -322,10 +325,10 @@ def _failed(finding: Finding | None, results: dict[str, CheckResult]) -> CheckRe
     return None if finding is None else replace(results[finding.check.name], verdict="Fail")
 
 
-def _claimed(plan: Plan, result: CheckResult, needs: Needs | None) -> CheckResult:
+def _claimed(result: CheckResult, needs: Needs | None) -> CheckResult:
     """The check with what promotion may claim; what has failed is not praised."""
-    bound = needs.bounds.get(result.type) if needs is not None else None
-    return replace(result, message=result.message + promotion.claim(bound, plan.alpha_promotion))
+    claim = needs.claims.get(result.type) if needs is not None else ""
+    return replace(result, message=f"{result.message} {claim}") if claim else result
 
 
 def _result(state: State, finding: Finding, needs: Needs | None, log_need: float) -> CheckResult:
@@ -412,6 +415,12 @@ def _shown(state: State) -> State:
     """The sample that people see: this step's in the canary, the whole in the watch."""
     sample: State = state["in_step"] if state["step"] >= 0 else state["total"]
     return sample
+
+
+def _pace(sample: State) -> float:
+    """Requests of both arms a second."""
+    requests = sample["stable"][0] + sample["candidate"][0]
+    return float(requests / sample["seconds"]) if sample["seconds"] > 0 else 0.0
 
 
 def _seen(state: State) -> int:

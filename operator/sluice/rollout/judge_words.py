@@ -1,6 +1,6 @@
 """The judge's sentences: values, sample, limit and evidence, in plain words.
 
-Called by sluice.rollout.judge and its parts only.
+Called by sluice.rollout.judge and its parts, and by what says how long it takes.
 """
 
 from __future__ import annotations
@@ -55,3 +55,8 @@ def _number(log_value: float) -> str:
 def many(count: float) -> str:
     """A count with thousands separators."""
     return f"{count:,.0f}"
+
+
+def requests_per_second(value: float) -> str:
+    """Traffic: ``10 requests/s``, ``0.35 requests/s``."""
+    return f"{many(value) if value >= 10 else f'{value:.2g}'} requests/s"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.rollout import judge as judging
-from sluice.rollout.model import JUDGED, Progress, Roles, RouterView
+from sluice.rollout.model import JUDGED, Progress, Quiet, Roles, RouterView
 from sluice.rollout.plan import Plan
 from sluice.stats.look import Look
 
@@ -75,5 +75,20 @@ def due(progress: Progress, interval: float, now: float) -> bool:
 def absorbed(progress: Progress, plan: Plan, look: Look) -> Progress:
     """The progress with ``look`` in its statistics."""
     return progress.model_copy(
-        update={"judge": judging.absorb(plan, progress.judge, look), "looks": look.id + 1}
+        update={
+            "judge": judging.absorb(plan, progress.judge, look),
+            "looks": look.id + 1,
+            "quiet": _quiet(progress, look),
+        }
+    )
+
+
+def _quiet(progress: Progress, look: Look) -> Quiet:
+    if look.candidate.n > 0 or progress.partial:
+        return Quiet()
+    before = progress.quiet
+    return Quiet(
+        looks=before.looks + 1,
+        seconds=round(before.seconds + look.seconds, 3),
+        stable=before.stable + look.stable.n,
     )

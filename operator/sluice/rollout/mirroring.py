@@ -9,7 +9,7 @@ from __future__ import annotations
 from sluice.rollout import judge as judging
 from sluice.rollout.draft import Draft
 from sluice.rollout.gates import overdue
-from sluice.rollout.model import MirrorOrder
+from sluice.rollout.model import MirrorOrder, Quiet
 from sluice.rollout.plan import Plan, StepPlan
 from sluice.rollout.provision import SCALED_TO_ZERO, candidate_pods
 from sluice.rollout.steps import judge_step
@@ -59,7 +59,9 @@ def _enter(draft: Draft, plan: Plan, step: StepPlan) -> None:
     rollout = draft.rollout
     assert rollout is not None
     state = draft.progress.judge or judging.new_state(plan, "canary")
-    draft.set_progress(judge=judging.begin_step(plan, state, rollout.step), mirror_seen=None)
+    draft.set_progress(
+        judge=judging.begin_step(plan, state, rollout.step), mirror_seen=None, quiet=Quiet()
+    )
     draft.set_rollout(step_observed=0.0, fetched=0.0, since=draft.i.now)
     what = f"{step.mirror} % of requests are copied, no user gets an answer of the candidate"
     draft.note("StepStarted", f"Step {rollout.step + 1} of {len(plan.steps)}: {what}.")
@@ -105,7 +107,11 @@ def _end(draft: Draft, plan: Plan) -> None:
     index = max(rollout.step, plan.first_weight)
     state = draft.progress.judge or judging.new_state(plan, "canary")
     draft.set_progress(
-        judge=judging.begin_step(plan, state, index), snapshot={}, metrics={}, mirror_seen=None
+        judge=judging.begin_step(plan, state, index),
+        snapshot={},
+        metrics={},
+        mirror_seen=None,
+        quiet=Quiet(),
     )
     draft.set_rollout(
         event=PASSES,

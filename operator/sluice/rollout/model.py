@@ -61,6 +61,8 @@ class Roles(Block):
     holdback_salt: str = "0"
     experiment: str = ""
     left: dict[str, float] = Field(default_factory=dict)
+    since_anchor: dict[str, float] = Field(default_factory=dict)
+    """Estimated log odds ratio that promotions have added up to, by type of check."""
 
     def slot_of(self, revision: str | None) -> str | None:
         """The slot that points at ``revision``."""
@@ -99,6 +101,10 @@ class RolloutProgress(Block):
     paused_by_check: bool = False
     pass_step: bool = False
     skip_steps: bool = False
+    estimate: str = ""
+    """What can be seen at this traffic and how long it takes; said once."""
+    by_gates: int = 0
+    """Steps passed without a request of the candidate, because the spec says so."""
     mirror_ended: float = 0.0
     """Since when stable's pods are to mirror to nobody, before a user meets the candidate."""
     failure: Failure | None = None
@@ -142,6 +148,8 @@ class WatchProgress(Block):
     plan: dict[str, Any] = Field(default_factory=dict)
     duration: float = 0.0
     min_requests: int = 0
+    since_anchor: dict[str, float] = Field(default_factory=dict)
+    """The roles' total before this promotion: what holds again when it is undone."""
 
 
 class Outcome(Block):
@@ -178,6 +186,14 @@ class MirrorSeen(Block):
     problem: str = ""
 
 
+class Quiet(Block):
+    """Looks in a row that everybody answered and in which the candidate had no request."""
+
+    looks: int = 0
+    seconds: float = 0.0
+    stable: int = 0
+
+
 class Progress(Block):
     """Where the rollout or the watch is.  The evidence ConfigMap, committed with the statistics."""
 
@@ -198,6 +214,7 @@ class Progress(Block):
     mirror_seen: MirrorSeen | None = None
     partial: bool = False
     """Somebody did not answer at the last look: what it counted comes later."""
+    quiet: Quiet = Field(default_factory=Quiet)
     tick: float = 0.0
     executed: dict[str, str] = Field(default_factory=dict)
     last_command: LastCommand | None = None

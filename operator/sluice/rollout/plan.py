@@ -15,7 +15,7 @@ from sluice.api.duration import human, seconds
 from sluice.api.experiment import Experiment
 from sluice.api.modeldeployment import ModelDeploymentSpec, Step, Watch
 
-VERSION = 3
+VERSION = 4
 CheckType = Literal[
     "ErrorRate",
     "ClientErrorRate",
@@ -31,6 +31,7 @@ Silence = Literal["Hold", "Ignore"]
 MetricKind = Literal["Conversion", "Mean", "Ratio"]
 Direction = Literal["Higher", "Lower"]
 Design = Literal["Sequential", "GroupSequential"]
+Promotion = Literal["BoundedRisk", "NonInferiority"]
 DEFAULT_WEIGHTS = (5, 25, 50)
 DEFAULT_CHECKS: tuple[CheckType, ...] = (
     "ErrorRate",
@@ -200,6 +201,7 @@ class Plan:
     watch_seconds: float
     watch_requests: int
     experiment: ExperimentPlan | None = None
+    promotion: Promotion = "BoundedRisk"
 
     @property
     def planned_watch_looks(self) -> int:
@@ -273,6 +275,7 @@ def analysis_plan(spec: ModelDeploymentSpec) -> Plan:
         watch_seconds=seconds(watch.duration),
         watch_requests=watch.min_requests,
         experiment=None if experiment is None else _experiment(experiment),
+        promotion=spec.rollout.promotion,
     )
 
 

@@ -5,7 +5,7 @@ Nothing restarts: the candidate's pods become stable's pods, and stable's stay a
 
 from __future__ import annotations
 
-from sluice.rollout import ledger
+from sluice.rollout import ledger, running_total
 from sluice.rollout.draft import Draft
 from sluice.rollout.plan import Plan
 from sluice.rollout.provision import candidate_pods
@@ -24,6 +24,8 @@ def promote(draft: Draft) -> None:
     draft.set_rollout(fetched=0.0)
     if draft.roles.stable is None:
         _first(draft)
+        return
+    if running_total.asks(draft, Plan.from_json(rollout.plan)):
         return
     target = 100 - asked(draft).holdback
     if draft.roles.weight != target:
@@ -66,6 +68,12 @@ def _flip(draft: Draft) -> None:
         holdback_salt=draft.roles.salt,
     )
     draft.set_verdict(revision, ledger.passed(draft.verdict(revision), draft.i.now))
-    begin(draft, revision, before, Plan.from_json(rollout.plan))
+    plan = Plan.from_json(rollout.plan)
+    total = running_total.after(draft, plan)
+    begin(draft, revision, before, plan)
+    draft.set_roles(since_anchor=total)
     draft.set_progress(event="routers confirm", rollout=None, outcome=None)
-    draft.note("Promoted", f"Revision {revision} serves; {before} stays warm for the watch.")
+    by_gates = f" By gates alone in {rollout.by_gates} of its steps." if rollout.by_gates else ""
+    draft.note(
+        "Promoted", f"Revision {revision} serves; {before} stays warm for the watch.{by_gates}"
+    )

@@ -14,6 +14,7 @@ from sluice.api.status import (
     StepStatus,
     Weight,
 )
+from sluice.rollout import no_traffic, running_total
 from sluice.rollout.checks import shown_checks, shown_evidence
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
@@ -55,6 +56,7 @@ def project(draft: Draft, want: Desired) -> dict[str, Any]:
         experiment=shown(draft),
         gates=list(draft.rollout.gates) if draft.rollout else [],
         revisions=_history(draft),
+        since_anchor=running_total.shown(draft),
         last_command=draft.progress.last_command,
         last_rollback=draft.progress.last_rollback,
         conditions=_conditions(draft, want),
@@ -270,6 +272,9 @@ def _validated(draft: Draft) -> Row:
 def _analysis(draft: Draft) -> Row:
     judging = draft.rollout is not None or draft.watch is not None
     looks = draft.progress.empty_looks
+    if draft.rollout is not None and no_traffic.seen(draft):
+        step = Plan.from_json(draft.rollout.plan).steps[draft.rollout.step]
+        return ("False", "NoData", no_traffic.said(draft, step))
     if judging and draft.progress.analysis_error and looks >= LOOKS_BEFORE_UNHEALTHY:
         return ("False", "NoData", draft.progress.analysis_error)
     silent = draft.judgement.silent if judging and draft.judgement else []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from sluice.rollout import estimate, no_traffic
 from sluice.rollout import judge as judging
 from sluice.rollout.draft import Draft
-from sluice.rollout.messages import annotate, short, with_way_out
-from sluice.rollout.model import Failure
+from sluice.rollout.messages import LIMIT, annotate, short, with_way_out
+from sluice.rollout.model import Failure, Quiet
 from sluice.rollout.plan import Plan
 from sluice.rollout.provision import SCALED_TO_ZERO, candidate_pods
 from sluice.rollout.waiting import explain, paused
@@ -38,7 +39,7 @@ def _enter(draft: Draft, plan: Plan, weight: int) -> None:
     state = draft.progress.judge
     if rollout.step == 0 or not state:
         state = judging.new_state(plan, "canary")
-    draft.set_progress(judge=judging.begin_step(plan, state, rollout.step))
+    draft.set_progress(judge=judging.begin_step(plan, state, rollout.step), quiet=Quiet())
     draft.set_roles(weight=weight)
     draft.set_rollout(step_observed=0.0, fetched=0.0, since=draft.i.now)
     draft.note("StepStarted", f"Step {rollout.step + 1} of {len(plan.steps)}: {weight} %.")
@@ -70,6 +71,7 @@ def judge_step(draft: Draft, plan: Plan) -> None:
     if rollout.pass_step:
         _next(draft, plan)
         return
+    _estimate(draft, plan)
     if paused(draft):
         return
     if verdict is not None and verdict.hold is not None:
@@ -77,10 +79,13 @@ def judge_step(draft: Draft, plan: Plan) -> None:
         return
     enough_time = rollout.step_observed >= current.min_duration
     passes = verdict is not None and verdict.promotion == "Pass" and enough_time
-    if passes and not draft.progress.partial:
+    by_gates = not passes and no_traffic.passes_by_gates(draft, current)
+    if (passes or by_gates) and not draft.progress.partial:
         if current.pause_manual:
             _wait_for_a_person(draft, "The step has passed.", "Paused", digest)
             return
+        if by_gates:
+            no_traffic.passed(draft, current)
         _next(draft, plan)
         return
     if current.max_duration and rollout.step_observed >= current.max_duration:
@@ -88,6 +93,10 @@ def judge_step(draft: Draft, plan: Plan) -> None:
         return
     if draft.progress.partial:
         draft.wait(f"Held: {draft.progress.analysis_error}", reason="WaitingForEvidence")
+        return
+    if no_traffic.seen(draft):
+        said = f"Step {rollout.step + 1} waits. {no_traffic.said(draft, current)}"
+        _wait_for_a_person(draft, said, "NoData", digest)
         return
     explanation, eta = explain(
         name=draft.i.name,
@@ -98,7 +107,28 @@ def judge_step(draft: Draft, plan: Plan) -> None:
         observed=rollout.step_observed,
         judgement=verdict,
     )
-    draft.wait(explanation, reason="Stepping", eta=eta)
+    draft.wait(_with_estimate(draft, explanation), reason="Stepping", eta=eta)
+
+
+def _estimate(draft: Draft, plan: Plan) -> None:
+    """Says once, when the traffic is known, what it is enough for."""
+    rollout = draft.rollout
+    assert rollout is not None
+    if rollout.estimate or rollout.step > 0 or not draft.progress.judge:
+        return
+    step = plan.steps[rollout.step]
+    traffic = estimate.traffic_of(step, draft.progress.judge)
+    if traffic is not None:
+        draft.set_rollout(estimate=estimate.said(plan, step, traffic))
+        draft.note("Estimated", estimate.said(plan, step, traffic))
+
+
+def _with_estimate(draft: Draft, said: str) -> str:
+    """The message with the estimate after it, where both fit."""
+    rollout = draft.rollout
+    assert rollout is not None
+    longer = f"{said} {rollout.estimate}"
+    return longer if rollout.estimate and len(longer) <= LIMIT else said
 
 
 def _next(draft: Draft, plan: Plan) -> None:

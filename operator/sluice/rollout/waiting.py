@@ -8,6 +8,7 @@ from __future__ import annotations
 from sluice.api.duration import human
 from sluice.rollout.draft import Draft
 from sluice.rollout.judge import Judgement
+from sluice.rollout.judge_words import requests_per_second
 from sluice.rollout.messages import LIMIT, annotate, with_way_out
 from sluice.rollout.plan import StepPlan
 
@@ -61,9 +62,13 @@ def _pace(judgement: Judgement) -> str:
     silent = [s.check for s in judgement.silent if s.holds]
     if silent:
         return f"It goes on when {silent[0]} is read again."
+    if eta is None and judgement.candidate_n:
+        return "How long that takes cannot be told yet."
     if eta is None:
         return "At the present traffic it cannot be told how long: send requests."
-    return f"At the present traffic an equal candidate needs about {human(max(1.0, eta))} more."
+    traffic = f" ({requests_per_second(judgement.per_second)})" if judgement.per_second else ""
+    needs = f"an equal candidate needs about {human(max(1.0, eta))} more"
+    return f"At the present traffic{traffic} {needs}."
 
 
 def _fitted(where: str, missing: list[str], pace: str, go_on: str) -> str:

@@ -32,6 +32,7 @@ def begin(draft: Draft, revision: str, previous: str, plan: Plan, *, event: str 
             plan=plan.to_json(),
             duration=duration,
             min_requests=asked(draft).min_requests,
+            since_anchor=draft.roles.since_anchor,
         ),
         judge=judging.new_state(plan, "watch", planned_looks=looks),
         snapshot={},
@@ -70,7 +71,14 @@ def take_back(draft: Draft, failure: Failure, *, event: str, withdrawn: bool = F
     revision, previous = watching.revision, watching.previous
     draft.drop_rollout(event)
     draft.set_verdict(revision, _verdict(draft, revision, failure, withdrawn))
-    draft.set_roles(stable=previous, previous=None, holdback=0, candidate=None, weight=0)
+    draft.set_roles(
+        stable=previous,
+        previous=None,
+        holdback=0,
+        candidate=None,
+        weight=0,
+        since_anchor=watching.since_anchor,
+    )
     draft.set_progress(
         event=event,
         watch=None,

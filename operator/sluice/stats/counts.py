@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 from scipy.special import gammaln
 
 from sluice.stats.logs import Numbers, log_sum
@@ -304,6 +305,19 @@ def odds_ratio(state: State) -> float | None:
     """Mantel-Haenszel estimate, stratified by look; None while it has no finite value."""
     above, below = state["mh"]
     return above / below if below > 0 else None
+
+
+def shrunk_log_odds(state: State, log_margin: float, phi: float = 1.0) -> float:
+    """Estimate of the log odds ratio, drawn towards no change as far as it is uncertain.
+
+    The posterior mean under a normal prior around 0 with standard deviation ``log_margin``: a
+    handful of events says little either way, thousands speak for themselves.
+    """
+    fine = np.linspace(BOTH_WAYS[0], BOTH_WAYS[-1], 4001)
+    log_likelihood = CubicSpline(BOTH_WAYS, np.array(state["both"]) / phi)(fine)
+    log_posterior = log_likelihood - 0.5 * (fine / log_margin) ** 2
+    weights = np.exp(log_posterior - log_posterior.max())
+    return float(weights @ fine / weights.sum())
 
 
 def confidence(state: State, alpha: float, phi: float = 1.0) -> tuple[float | None, float | None]:
