@@ -16,7 +16,8 @@ from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import Plan, StepPlan
-from sluice.stats import bounded_risk, dispersion, latency
+from sluice.stats import bounded_risk, counts, dispersion, latency
+from sluice.stats.counts import Floats
 from sluice.stats.look import Look
 
 State = dict[str, Any]
@@ -59,8 +60,35 @@ def new(plan: Plan, state: State, step: StepPlan) -> State:
     return {"risks": risks, "latency": latency.new_promotion() if timed else None}
 
 
-def absorb(plan: Plan, state: State, look: Look) -> State:
-    """The step's processes with one more look; ``state`` is the one from before the look."""
+@dataclass(frozen=True)
+class Timed:
+    """A look's latency as the step's tolerance counts it."""
+
+    seen: latency.Measured
+    tolerance: latency.Tolerance
+    counts: list[counts.Counts]
+
+
+def timed(plan: Plan, state: State, look: Look, times: dict[str, latency.Measured]) -> Timed | None:
+    """What a look says of latency; None when it says nothing.
+
+    ``times`` is what judge_guardrails.measured says of it.
+    """
+    had: State | None = state["promotion"].get("latency")
+    if had is None or not times:
+        return None
+    load = latency.load_of(look.stable, look.candidate)
+    tolerance = latency.tolerance_of(load, plan.steps[state["step"]].latency_margin)
+    # Checks of latency differ in what they tolerate, never in stable's thresholds.
+    seen = next(iter(times.values()))
+    return Timed(seen, tolerance, latency.swapped(had, seen, tolerance))
+
+
+def absorb(state: State, look: Look, slow: Timed | None, gained: Floats) -> State:
+    """The step's processes with one more look; ``state`` is the one from before the look.
+
+    ``gained`` are the gains of what ``slow`` counted.
+    """
     had: State = state["promotion"]
     if not had:
         return had
@@ -68,20 +96,13 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         kind: bounded_risk.absorb(risk, guardrails.counts_of(kind, look))
         for kind, risk in had["risks"].items()
     }
-    return {"risks": risks, "latency": _absorb_latency(plan, state, look)}
+    return {"risks": risks, "latency": _absorb_latency(had["latency"], slow, gained)}
 
 
-def _absorb_latency(plan: Plan, state: State, look: Look) -> State | None:
-    had: State | None = state["promotion"]["latency"]
-    load = latency.load_of(look.stable, look.candidate)
-    if had is None or load == "unknown":
+def _absorb_latency(had: State | None, slow: Timed | None, gained: Floats) -> State | None:
+    if had is None or slow is None:
         return had
-    name = next(c.name for c in plan.checks if c.type == "Latency")
-    tolerance = latency.tolerance_of(load, plan.steps[state["step"]].latency_margin)
-    thresholds = latency.edges(state["checks"][name])
-    return latency.absorb_promotion(
-        had, thresholds, look.stable.latency, look.candidate.latency, tolerance
-    )
+    return latency.absorbed_promotion(had, slow.seen, slow.tolerance, slow.counts, gained)
 
 
 def needs(plan: Plan, state: State) -> Needs:
@@ -153,7 +174,7 @@ def _lacking(
     limit = tolerated(risk.process)
     text = f"{RISKS[risk.kind]} not yet shown to be worse by less than {limit} ({so_far})"
     left = bounded_risk.requests_left(
-        risk.process, step.share, alpha=plan.alpha_promotion, phi=risk.phi
+        risk.process, step.share, risk.log_e, alpha=plan.alpha_promotion, phi=risk.phi
     )
     return [(text, _wait(left, per_second), risk.kind)]
 
@@ -203,10 +224,8 @@ def tolerated(risk: State) -> str:
     return f"{_points(risk['tau'])} or {100 * (risk['ratio'] - 1):.0f} % of stable's"
 
 
-def claim(bound: float | None, alpha: float) -> str:
+def claim(bound: float, alpha: float) -> str:
     """What may be said of a candidate that has passed so far: never "not worse"."""
-    if bound is None:
-        return ""
     return f" Not worse by more than {_points(max(0.0, bound))} ({100 * (1 - alpha):g} %)."
 
 
