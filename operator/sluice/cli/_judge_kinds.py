@@ -37,15 +37,20 @@ class Question:
 
 
 def _counts(file: Path, question: Question) -> Iterator[Row]:
-    from sluice.stats import counts
+    from sluice.stats import counts, rate_difference
 
     state = counts.start(counts.new(question.margin, planned_starts=1))
+    rates = rate_difference.new()
     for look, (stable, candidate) in files.counts(file).items():
-        state = counts.absorb(state, counts.Counts(*stable, *candidate))
+        seen = counts.Counts(*stable, *candidate)
+        state, rates = counts.absorb(state, seen), rate_difference.absorb(rates, seen)
         evidence = counts.log_e_difference(state) if question.two_sided else counts.log_e(state)
         estimate = counts.odds_ratio(state)
         bounds = counts.confidence(state, question.alpha)
-        yield _row(look, evidence, estimate, bounds, 1.0 if question.two_sided else question.margin)
+        row = _row(look, evidence, estimate, bounds, 1.0 if question.two_sided else question.margin)
+        low, high = rate_difference.confidence(rates, question.alpha)
+        difference = rate_difference.estimate(rates)
+        yield row | {"difference": difference, "difference_low": low, "difference_high": high}
 
 
 def _means(file: Path, question: Question) -> Iterator[Row]:
@@ -104,7 +109,10 @@ def _row(
 
 
 def judged(file: Path, question: Question) -> Iterator[Row]:
-    """Look, log10 evidence, estimate, low, high, margin and verdict of each look in ``file``."""
+    """Look, log10 evidence, estimate, low, high, margin and verdict of each look in ``file``.
+
+    Counts have a difference of rates with its two ends beside the odds ratio.
+    """
     verdict = "Inconclusive"
     try:
         for row in JUDGES[question.kind](file, question):

@@ -78,13 +78,22 @@ def growth(stable_x: Numbers, factor: Numbers) -> Floats:
 
 
 def log_e_line(
-    g: Floats, prior: Floats, n: Numbers, x: Numbers, tau: Numbers, phi: Numbers
+    g: Floats,
+    prior: Floats,
+    n: Numbers,
+    x: Numbers,
+    tau: Numbers,
+    phi: Numbers,
+    bets: Floats = BETS,
 ) -> Floats:
-    """log E(tau, m) of one line: ``g`` and ``prior`` of shape (..., bets), the others (...)."""
+    """log E(tau, m) of one line: ``g`` and ``prior`` of shape (..., bets), the others (...).
+
+    Bets below 0 test the other side: "worse by tau or less".
+    """
     n, x, tau, phi = (np.asarray(v, dtype=np.float64)[..., None] for v in (n, x, tau, phi))
     # A bet that has lost everything is worth nothing; log 0 would make NaN of no event at all.
-    lost = np.log(np.maximum(1.0 + BETS * (tau - 1.0), NOTHING))
-    kept = np.log(np.maximum(1.0 + BETS * tau, NOTHING))
+    lost = np.log(np.maximum(1.0 + bets * (tau - 1.0), NOTHING))
+    kept = np.log(np.maximum(1.0 + bets * tau, NOTHING))
     return log_sum(np.log(prior) + (g + x * lost + (n - x) * kept) / phi)
 
 
