@@ -62,7 +62,7 @@ def test_bounded_risk_is_finite_and_monotone(look: Counts, tau: float, phi: floa
     json.dumps(state, allow_nan=False)
     bound = bounded_risk.bound(state, 0.025, phi)
     assert bound is None or -1.0 <= bound <= 1.0
-    left = bounded_risk.requests_left(state, 0.5, alpha=0.025, phi=phi)
+    left = bounded_risk.requests_left(state, 0.5, evidence, alpha=0.025, phi=phi)
     assert math.isfinite(left) and left >= 0
     if look.candidate_x < look.candidate_n and look.stable_n > 0:
         more = Counts(look.stable_n, look.stable_x, look.candidate_n, look.candidate_x + 1)

@@ -39,7 +39,17 @@ def test_a_worse_candidate_fails_and_stays_failed(tmp_path: Path) -> None:
     last = looks[-1]
     assert last["verdict"] == "Fail" and last["log10_evidence"] > 1.3
     assert last["low"] > 1.0 and last["low"] < last["estimate"]
-    assert set(last) == {"look", "log10_evidence", "estimate", "low", "high", "verdict"}
+    difference = {"difference", "difference_low", "difference_high"}
+    assert set(last) == difference | {
+        "look",
+        "log10_evidence",
+        "estimate",
+        "low",
+        "high",
+        "verdict",
+    }
+    assert 0.0 < last["difference_low"] < last["difference"] < last["difference_high"] < 0.2
+    assert last["difference"] == pytest.approx(3 / 50 - 1 / 450)
 
 
 def test_pods_are_added_up(tmp_path: Path) -> None:
@@ -59,8 +69,17 @@ def test_a_better_candidate_is_a_difference_only_when_asked_two_sided(tmp_path: 
 
 def test_the_table_is_for_people(tmp_path: Path) -> None:
     result = judge(tmp_path, rows(3, looks=2), "--margin", "1.2")
-    assert "odds ratio" in result.output.splitlines()[0]
+    first, *_, final = result.output.splitlines()
+    assert "odds ratio" in first and "difference [low, high]" in first
     assert len(result.output.splitlines()) == 3
+    assert "+5.78 pp [" in final and final.count(" pp") == 3
+    srm = "look,arm,units\n1,stable,9\n1,candidate,9\n"
+    assert "difference" not in judge(tmp_path, srm, "--kind", "srm", "--weight", "0.5").output
+
+
+def test_an_end_that_nothing_is_known_of_is_a_dash(tmp_path: Path) -> None:
+    table = judge(tmp_path, HEADER + "1,stable,a,5,0\n1,candidate,b,5,0\n").output
+    assert "[-, -]" in table
 
 
 @pytest.mark.parametrize(

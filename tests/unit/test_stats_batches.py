@@ -90,8 +90,8 @@ def test_simulated_histograms_have_the_evidence_of_the_judges_states() -> None:
             stable, candidate = (
                 {int(i): int(arm[run, i]) for i in np.flatnonzero(arm[run])} for arm in arms
             )
-            edges = latency.edges(states[run])
-            passes[run] = latency.absorb_promotion(passes[run], edges, stable, candidate, tolerance)
+            seen = latency.measured(states[run], stable, candidate, tolerance)
+            passes[run] = latency.absorb_promotion(passes[run], seen, tolerance)
             states[run] = latency.absorb(states[run], stable, candidate, tolerance)
     expected = [latency.log_e(state) for state in states]
     assert engine.log_e().tolist() == pytest.approx(expected, abs=1e-2)

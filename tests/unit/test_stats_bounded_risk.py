@@ -101,7 +101,7 @@ def test_remaining_requests_shrink_with_evidence() -> None:
     left = []
     for _ in range(8):
         state = br.absorb(state, Counts(300, 0, 100, 0))
-        left.append(br.requests_left(state, 0.25, alpha=ALPHA, phi=1.0))
+        left.append(br.requests_left(state, 0.25, br.log_e(state), alpha=ALPHA, phi=1.0))
     assert left == sorted(left, reverse=True) and left[-1] == 0.0
 
 

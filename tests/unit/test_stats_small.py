@@ -133,9 +133,8 @@ def _latency_run(
     for _ in range(looks):
         stable = _histogram(rng, int(300 * (1 - weight)), 0.02)
         candidate = _histogram(rng, int(300 * weight), 0.02 * slower)
-        promotion = latency.absorb_promotion(
-            promotion, latency.edges(state), stable, candidate, margin
-        )
+        seen = latency.measured(state, stable, candidate, margin)
+        promotion = latency.absorb_promotion(promotion, seen, margin)
         state = latency.absorb(state, stable, candidate, margin)
     return {"alarm": latency.log_e(state), "pass": min(latency.log_e_promotion(promotion))}
 
@@ -301,9 +300,10 @@ def test_thresholds_follow_a_stable_that_became_fast() -> None:
     state, promotion = latency.start(latency.new(1)), latency.new_promotion()
     slow, fast = {latency_bin(0.2): 100}, {latency_bin(0.005): 100}
     for k in range(30):
-        seen = slow if k < 2 else fast
-        promotion = latency.absorb_promotion(promotion, latency.edges(state), seen, seen, margin)
-        state = latency.absorb(state, seen, seen, margin)
+        both = slow if k < 2 else fast
+        seen = latency.measured(state, both, both, margin)
+        promotion = latency.absorb_promotion(promotion, seen, margin)
+        state = latency.absorb(state, both, both, margin)
     assert min(latency.log_e_promotion(promotion)) > math.log(40)
 
 

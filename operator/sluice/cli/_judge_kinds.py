@@ -43,18 +43,23 @@ def _counts(file: Path, question: Question) -> Iterator[Row]:
 
 
 def _replayed(looks: Mapping[int, files.Counted], question: Question) -> Iterator[Row]:
-    from sluice.stats import counts
+    from sluice.stats import counts, rate_difference
 
     phi = question.dispersion
     log_e = counts.log_e_difference if question.two_sided else counts.log_e
     state = counts.new(question.margin, question.planned_starts)
-    for look, seen in looks.items():
-        while state["started"] < min(seen.starts, question.planned_starts):
+    rates = rate_difference.new()
+    for look, arms in looks.items():
+        while state["started"] < min(arms.starts, question.planned_starts):
             state = counts.start(state)
-        state = counts.absorb(state, counts.Counts(*seen.stable, *seen.candidate))
+        seen = counts.Counts(*arms.stable, *arms.candidate)
+        state, rates = counts.absorb(state, seen), rate_difference.absorb(rates, seen)
         evidence, estimate = log_e(state, phi), counts.odds_ratio(state)
         bounds = counts.confidence(state, question.alpha, phi)
-        yield _row(look, evidence, estimate, bounds, 1.0 if question.two_sided else question.margin)
+        row = _row(look, evidence, estimate, bounds, 1.0 if question.two_sided else question.margin)
+        low, high = rate_difference.confidence(rates, question.alpha)
+        difference = rate_difference.estimate(rates)
+        yield row | {"difference": difference, "difference_low": low, "difference_high": high}
 
 
 def _means(file: Path, question: Question) -> Iterator[Row]:
@@ -117,7 +122,8 @@ def judged(
 ) -> Iterator[Row]:
     """Look, log10 evidence, estimate, low, high, margin and verdict of each look in ``file``.
 
-    ``looks`` are those of ``file`` when they have been read already.
+    Counts have a difference of rates with its two ends beside the odds ratio.  ``looks`` are those
+    of ``file`` when they have been read already.
     """
     verdict = "Inconclusive"
     try:

@@ -126,7 +126,8 @@ def command(
       srm     units           units seen for the first time; optionally weight, the planned share
 
     Further columns, such as pod, are ignored; rows of one look and arm are added up. The effect
-    comes with its confidence sequence, which may be looked at any time.
+    comes with its confidence sequence, which may be looked at any time; counts show the difference
+    of the rates with its own beside the odds ratio.
 
     A ModelDeployment, saved with kubectl get mdep NAME -o yaml, carries the looks of its rollout;
     margin, threshold, starts and dispersion are then the operator's own.
@@ -218,14 +219,28 @@ def _words(question: Question) -> dict[str, Any]:
 
 def _table(rows: list[Row], question: Question) -> str:
     effect = EFFECTS[question.kind]
-    lines = [f"{'look':>6} {'evidence':>12} {effect:>11} {'from':>10} {'to':>10}  verdict"]
+    beside = f"  {'difference':>10} {'[low, high]':<20}" if question.kind == "counts" else ""
+    lines = [f"{'look':>6} {'evidence':>12} {effect:>11} {'from':>10} {'to':>10}{beside}  verdict"]
     for row in rows:
         estimate, low, high = (_cell(row[name]) for name in ("estimate", "low", "high"))
         lines.append(
             f"{row['look']:>6} {row['log10_evidence']:>5.2f} of {question.need:<3.1f} "
-            f"{estimate:>11} {low:>10} {high:>10}  {row['verdict']}"
+            f"{estimate:>11} {low:>10} {high:>10}{_difference(row)}  {row['verdict']}"
         )
     return "\n".join(lines)
+
+
+def _difference(row: Row) -> str:
+    if "difference" not in row:
+        return ""
+    middle, low, high = (_points(row[f"difference{end}"]) for end in ("", "_low", "_high"))
+    band = f"[{low}, {high}]"
+    return f"  {middle:>10} {band:<20}"
+
+
+def _points(value: float | None) -> str:
+    """A difference of rates in percentage points."""
+    return "-" if value is None else f"{100.0 * value:+.3g} pp"
 
 
 def _cell(value: float | None) -> str:

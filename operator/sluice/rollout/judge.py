@@ -177,6 +177,10 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
     processes = state["checks"]
     if begins:
         processes = {c.name: guardrails.start(c, processes[c.name]) for c in plan.checks}
+    times = guardrails.measured(plan.checks, processes, look)
+    slow = promotion.timed(plan, state, look, times)
+    also = slow.counts if slow is not None else []
+    checks, gained = guardrails.absorb(plan.checks, processes, look, times, also)
     buckets = state["buckets"]
     if buckets is not None:
         buckets = dispersion.absorb_buckets(buckets, look.stable.buckets, look.candidate.buckets)
@@ -188,12 +192,12 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "in_step": _sampled(state["in_step"], look),
         "recent": _recent(state["recent"], look),
         "now": _row(look.stable),
-        "checks": guardrails.absorb(plan.checks, processes, look),
+        "checks": checks,
         "pods": {kind: _pods(state["pods"][kind], place, look) for kind, place in EVENT.items()},
         "buckets": buckets,
         "net": state["net"] and _net(state["net"], look),
         "mirror": state["mirror"] and mirror.sampled(state["mirror"], look.mirror),
-        "promotion": promotion.absorb(plan, state, look),
+        "promotion": promotion.absorb(plan, state, look, slow, gained),
         "trail": _trail(plan, state, processes, look),
     }
 
@@ -339,7 +343,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
     verdict: Word | None = None
     if metrics.judges(check):
         process = state["checks"][check.name]
-        read = metrics.numbers(check, process, finding.phi)
+        read = finding.numbers
         stable_n, stable_value = read.stable_n, read.stable
         candidate_n, candidate_value = read.candidate_n, read.candidate
         effect, low, high = read.effect, read.low, read.high

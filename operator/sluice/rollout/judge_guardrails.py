@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sluice.rollout import judge_metrics as metrics
@@ -17,6 +17,7 @@ from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import CheckPlan
 from sluice.stats import combine, counts, dispersion, hard_limit, latency, shift
+from sluice.stats.counts import Floats
 from sluice.stats.look import Look
 
 State = dict[str, Any]
@@ -37,7 +38,7 @@ class Finding:
     """What one check found: evidence, whether the difference matters, and how it survives.
 
     ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.  ``odds``:
-    confidence sequence (95 %) of a rate's odds ratio.
+    confidence sequence (95 %) of a rate's odds ratio.  ``numbers``: both arms of a metric.
     """
 
     check: CheckPlan
@@ -50,6 +51,7 @@ class Finding:
     times: tuple[float | None, float | None] = (None, None)
     phi: float = 1.0
     odds: tuple[float | None, float | None] = (None, None)
+    numbers: metrics.Numbers = field(default_factory=metrics.Numbers)
 
     @property
     def e_valued(self) -> bool:
@@ -81,11 +83,20 @@ def start(check: CheckPlan, process: State) -> State:
     return counts.start(process) if check.type in EVENT else process
 
 
-def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look) -> State:
-    """Every check's process with one more look; all counts are computed together."""
+def absorb(
+    checks: Sequence[CheckPlan],
+    processes: dict[str, State],
+    look: Look,
+    times: dict[str, latency.Measured],
+    also: Sequence[counts.Counts],
+) -> tuple[State, Floats]:
+    """Every check's process with one more look; all counts are computed together.
+
+    ``times`` is what ``measured`` says of the look, ``also`` what promotion counted in it: its
+    gains come back beside the processes.
+    """
     done = dict(processes)
     rates = [check for check in checks if check.type in EVENT]
-    times = {c.name: seen for c in checks if (seen := _measured(c, processes, look)) is not None}
     states = [processes[check.name] for check in rates]
     seen_counts = [counts_of(check.type, look) for check in rates]
     most = [math.inf] * len(rates)
@@ -93,33 +104,46 @@ def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look)
         states += latency.parts(processes[name], seen)
         seen_counts += seen.counts
         most += [latency.MOST_A_LOOK] * len(seen.counts)
-    after = counts.absorb_each(states, seen_counts, most)
-    done |= {check.name: process for check, process in zip(rates, after, strict=False)}
-    begin = len(rates)
-    for name, seen in times.items():
-        end = begin + len(seen.counts)
-        done[name] = latency.absorbed(processes[name], seen, after[begin:end])
-        begin = end
+    lacking = []
     for check in checks:
         if check.type == "PredictionShift":
             done[check.name] = _absorb_scores(processes[check.name], look)
         elif metrics.judges(check):
-            done[check.name] = metrics.absorb(check, processes[check.name], look)
+            done[check.name], lacks = metrics.absorb(check, processes[check.name], look)
+            if lacks is not None:
+                lacking.append(check.name)
+                states.append(done[check.name]["process"])
+                seen_counts.append(lacks)
+                most.append(math.inf)
         elif check.type == "Disagreement":
             done[check.name] = mirror.absorb(processes[check.name], look)
-    return done
+    absorbed, gained = counts.absorb_all(states, seen_counts, most, also)
+    after = iter(absorbed)
+    done |= {check.name: next(after) for check in rates}
+    for name, seen in times.items():
+        done[name] = latency.absorbed(processes[name], seen, [next(after) for _ in seen.counts])
+    done |= {name: metrics.told(done[name], next(after)) for name in lacking}
+    return done, gained
 
 
-def _measured(check: CheckPlan, processes: dict[str, State], look: Look) -> latency.Measured | None:
-    """A look's latency on the check's thresholds; None when it says nothing."""
+def measured(
+    checks: Sequence[CheckPlan], processes: dict[str, State], look: Look
+) -> dict[str, latency.Measured]:
+    """A look's latency on the thresholds of each check of it; empty when the look says nothing."""
     stable, candidate = look.stable, look.candidate
-    if check.type != "Latency" or not (stable.latency or candidate.latency):
-        return None
     load = latency.load_of(stable, candidate)
-    if load == "unknown":
-        return None
-    tolerance = latency.tolerance_of(load, check.margin)
-    return latency.measured(processes[check.name], stable.latency, candidate.latency, tolerance)
+    if load == "unknown" or not (stable.latency or candidate.latency):
+        return {}
+    return {
+        c.name: latency.measured(
+            processes[c.name],
+            stable.latency,
+            candidate.latency,
+            latency.tolerance_of(load, c.margin),
+        )
+        for c in checks
+        if c.type == "Latency"
+    }
 
 
 def _absorb_scores(process: State, look: Look) -> State:
@@ -148,7 +172,8 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         floor = units_floor(state)
         evidence = metrics.log_e(check, process, floor)
         over = metrics.over_limit(check, process, limit_alpha(alpha, limits))
-        return Finding(check, evidence, evidence, over_limit=over, phi=floor)
+        numbers = metrics.numbers(check, process, floor)
+        return Finding(check, evidence, evidence, over_limit=over, phi=floor, numbers=numbers)
     if check.type == "Disagreement":
         # Judged where it is measured: who went on from there has decided.
         over = bool(state["mirror"]) and mirror.exceeds(check, process, limit_alpha(alpha, limits))
@@ -248,9 +273,8 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
         return _shift_sentence(finding.shifted, check)
     if metrics.judges(check):
         process = state["checks"][check.name]
-        numbers = metrics.numbers(check, process, finding.phi)
         over = finding.over_limit
-        return metrics.sentence(check, process, numbers, finding.log_e, log_need, over)
+        return metrics.sentence(check, process, finding.numbers, finding.log_e, log_need, over)
     if check.type == "Disagreement":
         return mirror.sentence(check, state["checks"][check.name])
     if check.type == "Latency":

@@ -96,28 +96,36 @@ def _started(state: State) -> bool:
     return state["kind"] == "counts" and state["process"] is not None
 
 
-def absorb(check: CheckPlan, state: State, look: Look) -> State:
-    """The state with what the look says of the check."""
+def absorb(check: CheckPlan, state: State, look: Look) -> tuple[State, Counts | None]:
+    """The state with what the look says of the check, and the counts its process lacks yet.
+
+    The caller gives those to Engine C together with all others of the look, then to ``told``.
+    """
     if check.value is not None:
         return _absorb_data(check, state, _own(check, look))
     reading = look.metrics.get(check.name)
     if reading is None:
-        return state
-    after = state
+        return state, None
+    after, lacks = state, None
     if reading.data is not None:
         kind = _kind(reading.data)
         if state["kind"] not in ("", kind):
             said = f"The source gives {kind} where it gave {state['kind']}."
-            return _silent(state, MetricLook(problem=said, error=True))
+            return _silent(state, MetricLook(problem=said, error=True)), None
         try:
-            after = _absorb_data(check, state, reading.data)
+            after, lacks = _absorb_data(check, state, reading.data)
         except ValueError as error:
             # What somebody else's numbers are must not keep the other checks from being judged.
             said = f"The source gives numbers that cannot be judged: {error}."
-            return _silent(state, MetricLook(problem=said, error=True))
+            return _silent(state, MetricLook(problem=said, error=True)), None
     if reading.problem:
-        return _silent(after, reading)
-    return {**after, "silent": 0, "error": False, "said": ""}
+        return _silent(after, reading), lacks
+    return {**after, "silent": 0, "error": False, "said": ""}, lacks
+
+
+def told(state: State, process: State) -> State:
+    """The state with its process after the counts it lacked."""
+    return {**state, "process": process}
 
 
 def _silent(state: State, reading: MetricLook) -> State:
@@ -152,19 +160,22 @@ def _events(check: CheckPlan, arm: ArmLook) -> tuple[int, int]:
     return sum(arm.latency.values()), slow
 
 
-def _absorb_data(check: CheckPlan, state: State, data: MetricData) -> State:
+def _absorb_data(check: CheckPlan, state: State, data: MetricData) -> tuple[State, Counts | None]:
     had = state if state["kind"] else _begun(check, state, _kind(data))
+    lacks = None
     if isinstance(data, Counts):
-        more, after = (data.stable_n, data.candidate_n), _absorb_counts(check, had, data)
+        more = (data.stable_n, data.candidate_n)
+        after, lacks = _absorb_counts(check, had, data)
     elif isinstance(data, Means):
         more, after = (data.stable.n, data.candidate.n), _absorb_moments(had, data)
     else:
         more, after = (1, 1), _absorb_values(check, had, data)
-    return {
+    summed = {
         **after,
         "n": [a + b for a, b in zip(had["n"], more, strict=True)],
         "step": [a + b for a, b in zip(had["step"], more, strict=True)],
     }
+    return summed, lacks
 
 
 def _begun(check: CheckPlan, state: State, kind: Kind) -> State:
@@ -186,15 +197,15 @@ def _begun(check: CheckPlan, state: State, kind: Kind) -> State:
     return {**state, "kind": kind, "process": process, "arms": arms}
 
 
-def _absorb_counts(check: CheckPlan, state: State, data: Counts) -> State:
+def _absorb_counts(check: CheckPlan, state: State, data: Counts) -> tuple[State, Counts | None]:
     rows = ((data.stable_n, data.stable_x), (data.candidate_n, data.candidate_x))
     arms = [[had[0] + n, had[1] + x] for had, (n, x) in zip(state["arms"], rows, strict=True)]
     process = state["process"]
-    if process is not None:
-        bad = data if check.lower else _others(data)
-        jumps = dispersion.absorb_jumps(process["jumps"], bad)
-        process = {**counts.absorb(process, bad), "jumps": jumps}
-    return {**state, "arms": arms, "process": process}
+    if process is None:
+        return {**state, "arms": arms}, None
+    bad = data if check.lower else _others(data)
+    jumps = dispersion.absorb_jumps(process["jumps"], bad)
+    return {**state, "arms": arms, "process": {**process, "jumps": jumps}}, bad
 
 
 def _others(data: Counts) -> Counts:

@@ -16,7 +16,8 @@ from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_risks as risks
 from sluice.rollout import judge_words as words
 from sluice.rollout.plan import Plan, StepPlan
-from sluice.stats import dispersion, latency
+from sluice.stats import counts, dispersion, latency
+from sluice.stats.counts import Floats
 from sluice.stats.look import Look
 
 State = dict[str, Any]
@@ -42,35 +43,55 @@ class Needs:
 
 def new(plan: Plan, state: State, step: StepPlan) -> State:
     """The processes of a step, without evidence."""
-    timed = any(c.type == "Latency" for c in plan.checks) and not step.mirror
+    judged = any(c.type == "Latency" for c in plan.checks) and not step.mirror
     return {
         "risks": risks.new(plan, state, step),
-        "latency": latency.new_promotion() if timed else None,
+        "latency": latency.new_promotion() if judged else None,
     }
 
 
-def absorb(plan: Plan, state: State, look: Look) -> State:
-    """The step's processes with one more look; ``state`` is the one from before the look."""
+@dataclass(frozen=True)
+class Timed:
+    """A look's latency as the step's tolerance counts it."""
+
+    seen: latency.Measured
+    tolerance: latency.Tolerance
+    counts: list[counts.Counts]
+
+
+def timed(plan: Plan, state: State, look: Look, times: dict[str, latency.Measured]) -> Timed | None:
+    """What a look says of latency; None when it says nothing.
+
+    ``times`` is what judge_guardrails.measured says of it.
+    """
+    had: State | None = state["promotion"].get("latency")
+    if had is None or not times:
+        return None
+    load = latency.load_of(look.stable, look.candidate)
+    tolerance = latency.tolerance_of(load, plan.steps[state["step"]].latency_margin)
+    # Checks of latency differ in what they tolerate, never in stable's thresholds.
+    seen = next(iter(times.values()))
+    return Timed(seen, tolerance, latency.swapped(had, seen, tolerance))
+
+
+def absorb(plan: Plan, state: State, look: Look, slow: Timed | None, gained: Floats) -> State:
+    """The step's processes with one more look; ``state`` is the one from before the look.
+
+    ``gained`` are the gains of what ``slow`` counted.
+    """
     had: State = state["promotion"]
     if not had:
         return had
     return {
         "risks": risks.absorb(plan, had["risks"], look),
-        "latency": _absorb_latency(plan, state, look),
+        "latency": _absorb_latency(had["latency"], slow, gained),
     }
 
 
-def _absorb_latency(plan: Plan, state: State, look: Look) -> State | None:
-    had: State | None = state["promotion"]["latency"]
-    load = latency.load_of(look.stable, look.candidate)
-    if had is None or load == "unknown":
+def _absorb_latency(had: State | None, slow: Timed | None, gained: Floats) -> State | None:
+    if had is None or slow is None:
         return had
-    name = next(c.name for c in plan.checks if c.type == "Latency")
-    tolerance = latency.tolerance_of(load, plan.steps[state["step"]].latency_margin)
-    thresholds = latency.edges(state["checks"][name])
-    return latency.absorb_promotion(
-        had, thresholds, look.stable.latency, look.candidate.latency, tolerance
-    )
+    return latency.absorbed_promotion(had, slow.seen, slow.tolerance, slow.counts, gained)
 
 
 def needs(plan: Plan, state: State) -> Needs:

@@ -102,7 +102,7 @@ def _excess(
     so_far = "nothing excluded yet" if bound is None else f"so far {_points(bound)}"
     limit = f"{_points(process['tau'])} or {100 * (process['ratio'] - 1):.0f} % of stable's"
     missing = f"{KINDS[kind]} not yet shown to be worse by less than {limit} ({so_far})"
-    left = bounded_risk.requests_left(process, step.share, alpha=alpha, phi=phi)
+    left = bounded_risk.requests_left(process, step.share, log_e, alpha=alpha, phi=phi)
     return Risk(kind, missing, left, bound, claim)
 
 

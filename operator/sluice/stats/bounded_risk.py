@@ -78,13 +78,22 @@ def growth(stable_x: Numbers, factor: Numbers) -> Floats:
 
 
 def log_e_line(
-    g: Floats, prior: Floats, n: Numbers, x: Numbers, tau: Numbers, phi: Numbers
+    g: Floats,
+    prior: Floats,
+    n: Numbers,
+    x: Numbers,
+    tau: Numbers,
+    phi: Numbers,
+    bets: Floats = BETS,
 ) -> Floats:
-    """log E(tau, m) of one line: ``g`` and ``prior`` of shape (..., bets), the others (...)."""
+    """log E(tau, m) of one line: ``g`` and ``prior`` of shape (..., bets), the others (...).
+
+    Bets below 0 test the other side: "worse by tau or less".
+    """
     n, x, tau, phi = (np.asarray(v, dtype=np.float64)[..., None] for v in (n, x, tau, phi))
     # A bet that has lost everything is worth nothing; log 0 would make NaN of no event at all.
-    lost = np.log(np.maximum(1.0 + BETS * (tau - 1.0), NOTHING))
-    kept = np.log(np.maximum(1.0 + BETS * tau, NOTHING))
+    lost = np.log(np.maximum(1.0 + bets * (tau - 1.0), NOTHING))
+    kept = np.log(np.maximum(1.0 + bets * tau, NOTHING))
     return log_sum(np.log(prior) + (g + x * lost + (n - x) * kept) / phi)
 
 
@@ -181,10 +190,10 @@ def bound_each(states: Sequence[State], alpha: float, phis: Sequence[float]) -> 
         excluded = log_e_line(g, weights, n, x, tried, phi) >= need
         # E grows with tau: the first excluded point ends the interval that is searched next.
         low = low + width * np.minimum((~excluded).sum(axis=1, keepdims=True), POINTS - 1)
-    top = log_e_line(g, weights, n, x, np.ones((len(states), 1)), phi)[:, 0] >= need
+    # Only where not even 1 is excluded does the search end at an upper end that is not.
     return [
         float(edge + width) if able and state["n"] > 0 else None
-        for edge, able, state in zip(low[:, 0], top, states, strict=True)
+        for edge, able, state in zip(low[:, 0], excluded[:, -1], states, strict=True)
     ]
 
 
@@ -197,12 +206,12 @@ def requests_needed(tau: float, ratio: float, p: float, share: float, alpha: flo
     return max(1.08 * nats * scale, nats / -math.log1p(-min(gap, 0.98)))
 
 
-def requests_left(state: State, share: float, *, alpha: float, phi: float) -> float:
-    """Candidate requests an equal candidate still needs, going on from its present evidence."""
+def requests_left(state: State, share: float, so_far: float, *, alpha: float, phi: float) -> float:
+    """Candidate requests an equal candidate still needs, when its log e-value is ``so_far``."""
     n, x = state["stable"]
     p = (x + 0.5) / (n + 1.0)
     nats = math.log(1.0 / alpha)
-    missing = max(0.0, nats - log_e(state, phi))
+    missing = max(0.0, nats - so_far)
     return phi * requests_needed(state["tau"], state["ratio"], p, share, alpha) * missing / nats
 
 

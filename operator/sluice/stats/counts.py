@@ -195,20 +195,35 @@ def absorb_each(
     A look adds at most ``most`` nats (one number, or one for each state): evidence that is left out
     keeps an e-process one.
     """
+    return absorb_all(states, looks, most, [])[0]
+
+
+def absorb_all(
+    states: Sequence[State],
+    looks: Sequence[Counts],
+    most: float | Sequence[float],
+    also: Sequence[Counts],
+) -> tuple[list[State], Floats]:
+    """The same, and beside it the gains of other counts at margin 1, shape (also, 41): computed
+    with the rest, they cost next to nothing."""
     after = [_counted(state, counts) for state, counts in zip(states, looks, strict=True)]
     telling = [i for i, counts in enumerate(looks) if counts.informative]
-    if not telling:
-        return after
-    n_a, x_a, n_b, x_b = np.array([_row(looks[i]) for i in telling], dtype=np.float64).T
-    log_margins = np.log([states[i]["margin"] for i in telling])
+    rows = [_row(counts) for counts in (*(looks[i] for i in telling), *also)]
+    if not rows:
+        return after, np.zeros((0, len(UPWARD)))
+    n_a, x_a, n_b, x_b = np.array(rows, dtype=np.float64).T
+    log_margins = np.log([*(states[i]["margin"] for i in telling), *[1.0] * len(also)])
     gain, gain_both = gains(n_a, x_a, n_b, x_b, [(UP_GRID, log_margins), (BOTH_GRID, 0.0)])
-    both = np.array([states[i]["both"] for i in telling]) + gain_both
+    gain, gained = gain[: len(telling)], gain[len(telling) :]
+    if not telling:
+        return after, gained
+    both = np.array([states[i]["both"] for i in telling]) + gain_both[: len(telling)]
     limits = np.broadcast_to(np.asarray(most, dtype=np.float64), len(looks))[telling]
     gain = np.minimum(gain, limits[:, None])
     up = grown(np.array([_kept(states[i]) for i in telling]), gain[:, None, :], PHIS[:, None])
     for i, up_now, both_now in zip(telling, _rounded(up), _rounded(both), strict=True):
         after[i] |= {"up": up_now, "both": both_now}
-    return after
+    return after, gained
 
 
 def _kept(state: State) -> list[list[float]]:

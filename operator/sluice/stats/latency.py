@@ -32,6 +32,7 @@ from sluice.stats.look import LATENCY_BASE, LATENCY_BINS, LATENCY_RATIO, ArmLook
 
 State = dict[str, Any]
 Histogram = Mapping[int, int]
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -108,15 +109,6 @@ def start(state: State) -> State:
     return {**state, "parts": [counts.start(p) for p in state["parts"]]}
 
 
-def edges(state: State) -> list[int | None]:
-    """Stable's threshold bins, from its last looks, or from all of them while those are few.
-
-    A threshold is the upper edge of the quantile's bin; the lower one when nothing is slower.
-    """
-    found = thresholds(_dense(state["recent"][0]), _needed_past(state)).tolist()
-    return [None if index < 0 else index for index in found]
-
-
 def _needed_past(state: State) -> Ints | None:
     """All of stable's looks, when its last ones are too few for a threshold."""
     few = sum(state["recent"][0].values()) < UNIT * max(SAMPLES_FOR_EDGE)
@@ -126,6 +118,7 @@ def _needed_past(state: State) -> Ints | None:
 def thresholds(recent: Ints, past: Ints | None) -> Ints:
     """Stable's threshold bins, -1 for none: histograms (..., bins) give (..., quantiles).
 
+    A threshold is the upper edge of the quantile's bin; the lower one when nothing is slower.
     ``recent`` counts sixteenths; ``past`` is asked where it holds too few.
     """
     chosen = np.full((*recent.shape[:-1], len(QUANTILES)), -1)
@@ -163,13 +156,18 @@ def faded(recent: Ints, look: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Measured:
-    """A look of both arms on stable's thresholds: what ``absorbed`` needs beside the evidence."""
+    """A look of both arms on stable's thresholds, as ``absorbed`` and ``absorb_promotion`` need it.
+
+    ``known`` are the places of the quantiles that have a threshold; ``edges`` and ``counts`` are
+    of those.
+    """
 
     stable: Histogram
     candidate: Histogram
     arms: list[Ints]
     recent: list[Ints]
     known: list[int]
+    edges: Ints
     counts: list[counts.Counts]
     unequal: bool
 
@@ -189,10 +187,11 @@ def measured(
     arms = [_dense(stable), _dense(candidate)]
     recent = [_dense(past) for past in state["recent"]]
     found = thresholds(recent[0], _needed_past(state))
-    known = [i for i, index in enumerate(found.tolist()) if index >= 0]
-    seen = _counts(arms, found[known], tolerance)
+    known = np.flatnonzero(found >= 0)
+    edges = found[known]
+    seen = _counts(arms, edges, tolerance)
     unequal = tolerance.floor_seconds > FLOOR_SECONDS
-    return Measured(stable, candidate, arms, recent, known, seen, unequal)
+    return Measured(stable, candidate, arms, recent, known.tolist(), edges, seen, unequal)
 
 
 def parts(state: State, seen: Measured) -> list[State]:
@@ -244,29 +243,39 @@ def new_promotion(quantiles: int = 2) -> State:
     return {"up": [[0.0] * len(counts.UPWARD)] * quantiles, "n": 0, "unequal": 0}
 
 
-def absorb_promotion(
+def swapped(state: State, seen: Measured, tolerance: Tolerance) -> list[counts.Counts]:
+    """A look's counts for promotion, with the arms swapped: evidence grows when stable is slower.
+
+    ``tolerance`` is the step's, which may differ from the one that ``seen`` was counted with.
+    """
+    known = [i for i in seen.known if i < len(_lean(state)["up"])]
+    found = _counts(seen.arms, seen.edges[: len(known)], tolerance)
+    return [counts.Counts(c.candidate_n, c.candidate_x, c.stable_n, c.stable_x) for c in found]
+
+
+def absorb_promotion(state: State, seen: Measured, tolerance: Tolerance) -> State:
+    """The state of a step after one more look."""
+    looks = swapped(state, seen, tolerance)
+    gained = counts.absorb_all([], [], math.inf, looks)[1]
+    return absorbed_promotion(state, seen, tolerance, looks, gained)
+
+
+def absorbed_promotion(
     state: State,
-    edges: list[int | None],
-    stable: Histogram,
-    candidate: Histogram,
+    seen: Measured,
     tolerance: Tolerance,
+    looks: Sequence[counts.Counts],
+    gained: Floats,
 ) -> State:
-    """One more look.  The arms are swapped: evidence grows when stable is the slower one."""
+    """The same; ``looks`` is what ``swapped`` says, ``gained`` are their gains at margin 1."""
     had = _lean(state)
     unequal = had["unequal"] + (tolerance.floor_seconds > FLOOR_SECONDS)
-    known = [i for i, edge in enumerate(edges[: len(had["up"])]) if edge is not None]
-    if not known:
+    if not looks:
         return {**had, "unequal": unequal}
-    found = np.array([edges[i] for i in known], dtype=np.int64)
-    limit = candidate_edges(tolerance)[found]
-    stable_n, stable_x, candidate_n, candidate_x = slower(
-        _dense(stable), _dense(candidate), found, limit
-    )
-    tests = [(counts.UP_GRID, 0.0)]
-    gain = counts.gains(candidate_n, candidate_x, stable_n, stable_x, tests)[0]
     rows = np.array(had["up"])
-    rows[known] = counts.grown(rows[known], gain)
-    n = had["n"] + int(candidate_n[0])
+    known = seen.known[: len(looks)]
+    rows[known] = counts.grown(rows[known], gained)
+    n = had["n"] + looks[0].stable_n
     return {"up": np.round(rows, 5).tolist(), "n": n, "unequal": unequal}
 
 
@@ -327,5 +336,6 @@ def _sparse(dense: Ints) -> dict[str, int]:
 def _added(past: Mapping[str, int], look: Histogram) -> dict[str, int]:
     sums = dict(past)
     for index, count in look.items():
-        sums[str(index)] = sums.get(str(index), 0) + count
+        key = str(index)
+        sums[key] = sums.get(key, 0) + count
     return sums
