@@ -58,6 +58,7 @@ class _ArmSums:
     reference: tuple[int, ...] = ()
     non_finite: int = 0
     pods: list[Cell] = field(default_factory=list)
+    pod_names: list[str] = field(default_factory=list)
     buckets: dict[int, Cell] = field(default_factory=dict)
     warm_requests: int = 0
     warm_pods: int = 0
@@ -229,6 +230,7 @@ def _add_pod(
     )
     sums.non_finite += non_finite
     sums.pods.append(_cell(requests, client, errors))
+    sums.pod_names.append(reading.pod.name)
     for bucket, counts in now["buckets"].items():
         was = old["buckets"].get(bucket, (0, 0, 0))
         if counts == was:
@@ -292,6 +294,7 @@ def _arm_look(sums: _ArmSums, totals: ArmTotals) -> tuple[ArmLook, ArmTotals]:
         score_reference=sums.reference,
         non_finite=sums.non_finite,
         pods=tuple(sums.pods),
+        pod_names=tuple(sums.pod_names),
         buckets={b: c for b, c in sorted(sums.buckets.items()) if c[0]},
         load_per_pod=sums.warm_requests / sums.warm_pods if sums.warm_pods else 0.0,
     )

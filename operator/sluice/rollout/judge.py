@@ -18,10 +18,12 @@ from typing import Any, Literal
 from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
+from sluice.rollout import judge_pods as by_pod
 from sluice.rollout import judge_promotion as promotion
 from sluice.rollout import judge_words as words
-from sluice.rollout.judge_guardrails import EVENT, Finding
+from sluice.rollout.judge_guardrails import Finding
 from sluice.rollout.judge_metrics import Silence
+from sluice.rollout.judge_pods import EVENT
 from sluice.rollout.judge_promotion import Needs
 from sluice.rollout.plan import CheckPlan, Plan
 from sluice.stats import combine, counts, dispersion, outage, watch
@@ -118,7 +120,8 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "recent": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
         "now": [0, 0, 0, 0],
         "checks": {c.name: guardrails.new(c, starts) for c in plan.checks},
-        "pods": {kind: dispersion.new_pods() for kind in EVENT},
+        "pods": {kind: dispersion.new_pods() for kind in guardrails.COUNTED},
+        "by_pod": _no_pods(),
         "buckets": dispersion.new_buckets() if plan.sticky else None,
         "net": outage.new() if phase == "watch" else None,
         "mirror": {},
@@ -143,6 +146,7 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
         **state,
         "step": index,
         "in_step": _no_sample(),
+        "by_pod": _no_pods(),
         "checks": begun,
         "mirror": mirror.no_copies() if step.mirror else {},
         "promotion": promotion.new(plan, state, step),
@@ -152,7 +156,7 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
 def begin_experiment(plan: Plan, state: State) -> State:
     """The state when the steps have passed and an experiment begins: one more start."""
     begun = {c.name: guardrails.start(c, state["checks"][c.name]) for c in plan.checks}
-    return {**state, "in_step": _no_sample(), "checks": begun}
+    return {**state, "in_step": _no_sample(), "by_pod": _no_pods(), "checks": begun}
 
 
 def absorb(plan: Plan, state: State, look: Look) -> State:
@@ -179,7 +183,8 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "recent": _recent(state["recent"], look),
         "now": _row(look.stable),
         "checks": guardrails.absorb(plan.checks, processes, look),
-        "pods": {kind: _pods(state["pods"][kind], place, look) for kind, place in EVENT.items()},
+        "pods": {kind: _pods(state["pods"], kind, look) for kind in guardrails.COUNTED},
+        "by_pod": {kind: _by_pod(state, kind, look) for kind in by_pod.KINDS},
         "buckets": buckets,
         "net": state["net"] and _net(state["net"], look),
         "mirror": state["mirror"] and mirror.sampled(state["mirror"], look.mirror),
@@ -191,7 +196,7 @@ def judge(plan: Plan, state: State) -> Judgement:
     """Verdicts on everything absorbed so far."""
     alpha, limits = _alpha(plan, state)
     findings = [guardrails.find(c, state, alpha, limits) for c in plan.checks]
-    guards = [f for f in findings if f.check.action == "Rollback" and f.e_valued]
+    guards = [_of_model(f) for f in findings if f.check.action == "Rollback" and f.e_valued]
     combined = combine.log_mean([f.log_e for f in guards])
     culprit = _culprit(guards, alpha)
     needs = None
@@ -201,7 +206,8 @@ def judge(plan: Plan, state: State) -> Judgement:
     results = [_result(state, f, needs, log_need) for f in findings]
     by_name = {r.name: r for r in results}
     alarm = _failed(culprit, by_name) or _other_alarm(findings, state, by_name, alpha)
-    hold = next((r for f in findings if (r := _held(f, log_need, by_name)) is not None), None)
+    holds = (_held(f, log_need, by_name) or _lone(f, by_name) for f in findings)
+    hold = next((held for held in holds if held is not None), None)
     failed = {r.name: r for r in (alarm, hold) if r is not None}
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
     quiet = alarm is None and hold is None
@@ -297,6 +303,20 @@ def _held(finding: Finding, log_need: float, results: dict[str, CheckResult]) ->
     return None
 
 
+def _of_model(finding: Finding) -> Finding:
+    """The finding with the evidence that is the model's: a lone pod's is not."""
+    return finding if finding.lone is None else replace(finding, log_e=finding.log_e_without)
+
+
+def _lone(finding: Finding, results: dict[str, CheckResult]) -> CheckResult | None:
+    """A check that would fail but for one pod: a person looks at that pod."""
+    if finding.lone is None or not finding.matters or finding.check.action == "Show":
+        return None
+    result = results[finding.check.name]
+    message = result.message + by_pod.sentence(finding.lone)
+    return replace(result, verdict="Inconclusive", message=message)
+
+
 def _failed(finding: Finding | None, results: dict[str, CheckResult]) -> CheckResult | None:
     return None if finding is None else replace(results[finding.check.name], verdict="Fail")
 
@@ -334,6 +354,13 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         stable_n, candidate_n = (sum(side.values()) for side in past)
         stable_value, candidate_value = finding.times
         effect = candidate_value / stable_value if stable_value and candidate_value else None
+    elif check.type == "PodHealth":
+        process = state["checks"][check.name]
+        (stable_n, candidate_n), (stable_x, candidate_x) = process["n"], process["x"]
+        stable_value = stable_x / stable_n if stable_n else None
+        candidate_value = candidate_x / candidate_n if candidate_n else None
+        effect = counts.odds_ratio(process)
+        low, high = finding.odds
     else:
         process, place = state["checks"][check.name], EVENT[check.type]
         stable_value = guardrails.rate(shown["stable"], place)
@@ -354,7 +381,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         margin=check.margin if finding.e_valued else check.limit,
         log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
         message=guardrails.sentence(finding, state, shown, log_need),
-        scope="Revision" if check.on_latency else "Package",
+        scope=check.condemns,
     )
 
 
@@ -425,6 +452,18 @@ def _net(state: State, look: Look) -> State:
     return outage.absorb(state, guardrails.counts_of("ErrorRate", look), look.seconds)
 
 
-def _pods(state: State, place: int, look: Look) -> State:
-    arms = ([(pod[0], pod[place]) for pod in arm.pods] for arm in (look.stable, look.candidate))
-    return dispersion.absorb_pods(state, arms)
+def _no_pods() -> State:
+    return {kind: by_pod.new() for kind in by_pod.KINDS}
+
+
+def _by_pod(state: State, kind: str, look: Look) -> State:
+    # A state of the version before knows no pods by name.
+    had = state.get("by_pod", {}).get(kind) or by_pod.new()
+    return by_pod.absorb(had, *(by_pod.rows(kind, arm) for arm in (look.stable, look.candidate)))
+
+
+def _pods(states: State, kind: str, look: Look) -> State:
+    cells = (
+        [(n, x) for _, n, x in by_pod.rows(kind, arm)] for arm in (look.stable, look.candidate)
+    )
+    return dispersion.absorb_pods(states.get(kind) or dispersion.new_pods(), cells)

@@ -14,15 +14,17 @@ from typing import Any
 
 from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
+from sluice.rollout import judge_pods as by_pod
 from sluice.rollout import judge_words as words
+from sluice.rollout.judge_pods import EVENT, LonePod
 from sluice.rollout.plan import CheckPlan
 from sluice.stats import combine, counts, dispersion, hard_limit, latency, shift
 from sluice.stats.look import Look
 
 State = dict[str, Any]
 
-EVENT = {"ClientErrorRate": 1, "ErrorRate": 2}
-"""Place of the event in a cell (requests, client errors, model errors)."""
+COUNTED = (*EVENT, "PodHealth")
+"""Types that Engine C judges by counts."""
 
 MIN_DIFFERENCE = 0.001
 """Observed difference below which nobody is rolled back, whatever the ratio."""
@@ -37,7 +39,8 @@ class Finding:
     """What one check found: evidence, whether the difference matters, and how it survives.
 
     ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.  ``odds``:
-    confidence sequence (95 %) of a rate's odds ratio.
+    confidence sequence (95 %) of a rate's odds ratio.  ``lone``: the pod that carries the evidence
+    alone, so that it says nothing of the model.
     """
 
     check: CheckPlan
@@ -50,6 +53,7 @@ class Finding:
     times: tuple[float | None, float | None] = (None, None)
     phi: float = 1.0
     odds: tuple[float | None, float | None] = (None, None)
+    lone: LonePod | None = None
 
     @property
     def e_valued(self) -> bool:
@@ -78,13 +82,13 @@ def start(check: CheckPlan, process: State) -> State:
         return latency.start(process)
     if metrics.judges(check):
         return metrics.start(process)
-    return counts.start(process) if check.type in EVENT else process
+    return counts.start(process) if check.type in COUNTED else process
 
 
 def absorb(checks: Sequence[CheckPlan], processes: dict[str, State], look: Look) -> State:
     """Every check's process with one more look; all counts are computed together."""
     done = dict(processes)
-    rates = [check for check in checks if check.type in EVENT]
+    rates = [check for check in checks if check.type in COUNTED]
     times = {c.name: seen for c in checks if (seen := _measured(c, processes, look)) is not None}
     states = [processes[check.name] for check in rates]
     seen_counts = [counts_of(check.type, look) for check in rates]
@@ -136,6 +140,10 @@ def _absorb_scores(process: State, look: Look) -> State:
 def counts_of(kind: str, look: Look) -> counts.Counts:
     """A look's events of one kind."""
     stable, candidate = look.stable, look.candidate
+    if kind == "PodHealth":
+        sides = (stable.minutes, candidate.minutes)
+        sums = [(sum(m.observed for m in s), sum(m.failed for m in s)) for s in sides]
+        return counts.Counts(*sums[0], *sums[1])
     if kind == "ErrorRate":
         return counts.Counts(stable.n, stable.model_errors, candidate.n, candidate.model_errors)
     return counts.Counts(stable.n, stable.client_errors, candidate.n, candidate.client_errors)
@@ -164,6 +172,8 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         log_e, worst = combine.log_mean(each), latency.worst(each)
         times = latency.values(process, worst)
         return Finding(check, log_e, log_e, quantile=worst, phi=phi, times=times)
+    if check.type == "PodHealth":
+        return _find_pods(check, state, alpha)
     place = EVENT[check.type]
     phi = phi_of(state, check.type)
     log_e = counts.log_e(process, phi)
@@ -175,6 +185,27 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         over_limit=_over_limit(state, check, place, limit_alpha(alpha, limits)),
         phi=phi,
         odds=counts.confidence(process, DISPLAY_ALPHA, phi),
+    )
+
+
+def _find_pods(check: CheckPlan, state: State, alpha: float) -> Finding:
+    """What minutes of pods say.  Those of one pod hang together, so one pod never alarms alone."""
+    process = state["checks"][check.name]
+    (stable_n, n), (stable_x, x) = process["n"], process["x"]
+    pods = dispersion.phi_of_pods(state["pods"].get(check.type, {}))
+    phi = float(dispersion.phi_of_alarm(*pods, n / max(1, stable_n)))
+    log_e, need = counts.log_e(process, phi), -math.log(alpha)
+    lone = None
+    if log_e >= need:
+        lone = by_pod.lone(state["by_pod"][check.type], check.margin, need, apart=0.0)
+    return Finding(
+        check,
+        log_e,
+        log_e if lone is None else min(log_e, lone.others),
+        matters=stable_n > 0 and n > 0 and x / n - stable_x / stable_n >= MIN_DIFFERENCE,
+        phi=phi,
+        odds=counts.confidence(process, DISPLAY_ALPHA, phi),
+        lone=lone,
     )
 
 
@@ -255,6 +286,8 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
         return mirror.sentence(check, state["checks"][check.name])
     if check.type == "Latency":
         return _latency_sentence(finding, state, log_need)
+    if check.type == "PodHealth":
+        return _pods_sentence(finding, state, log_need)
     place = EVENT[check.type]
     low, high = finding.odds
     limit = ""
@@ -267,6 +300,17 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
         f"{words.many(candidate[0])} requests, stable {words.percent(rate(stable, place))} of "
         f"{words.many(stable[0])}{_lately(state, place)} ({words.ratio_range(low, high)}, "
         f"tolerated {check.margin:g}{limit}), {evidence}."
+    )
+
+
+def _pods_sentence(finding: Finding, state: State, log_need: float) -> str:
+    process = state["checks"][finding.check.name]
+    (stable_n, n), (stable_x, x) = process["n"], process["x"]
+    return (
+        f"Pods crashed, ran out of memory or were not ready in {words.many(x)} of {words.many(n)} "
+        f"pod-minutes, stable's in {words.many(stable_x)} of {words.many(stable_n)} "
+        f"({words.ratio_range(*finding.odds)}, tolerated {finding.check.margin:g}), "
+        f"{words.evidence(finding.log_e, log_need)}."
     )
 
 

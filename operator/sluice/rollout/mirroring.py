@@ -105,7 +105,11 @@ def _end(draft: Draft, plan: Plan) -> None:
     index = max(rollout.step, plan.first_weight)
     state = draft.progress.judge or judging.new_state(plan, "canary")
     draft.set_progress(
-        judge=judging.begin_step(plan, state, index), snapshot={}, metrics={}, mirror_seen=None
+        judge=judging.begin_step(plan, state, index),
+        snapshot={},
+        metrics={},
+        pod_minutes={},
+        mirror_seen=None,
     )
     draft.set_rollout(
         event=PASSES,

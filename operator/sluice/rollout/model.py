@@ -190,6 +190,8 @@ class Progress(Block):
     snapshot: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     """How far the sources of metric checks have been read, by check; begins with the snapshot."""
+    pod_minutes: dict[str, Any] = Field(default_factory=dict)
+    """Minutes of each pod that have been counted (sluice.evidence.pod_minutes)."""
     looks: int = 0
     look_at: float = 0.0
     empty_looks: int = 0
