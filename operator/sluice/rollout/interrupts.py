@@ -9,6 +9,7 @@ from sluice.rollout.checks import shown_checks
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
 from sluice.rollout.judge import CheckResult, failing_now
+from sluice.rollout.lone_pod import replace_pod
 from sluice.rollout.model import JUDGED, Failure
 from sluice.rollout.watch import end, take_back
 
@@ -24,9 +25,9 @@ BOTH_FAIL = 0.2
 def guardrail(draft: Draft) -> None:
     """An alarm takes the candidate, or the promoted revision under watch, back."""
     _condemned(draft)
-    if draft.judgement is None or draft.judgement.alarm is None:
+    alarm = _alarm(draft)
+    if alarm is None or draft.judgement is None:
         return
-    alarm = draft.judgement.alarm
     draft.set_progress(last_checks=shown_checks(draft.judgement))
     failure = Failure(
         check=alarm.name,
@@ -49,6 +50,14 @@ def guardrail(draft: Draft) -> None:
         return
     draft.set_rollout(withdrawn=suspected)
     draft.fail(failure, FAILS)
+
+
+def _alarm(draft: Draft) -> CheckResult | None:
+    """What fails by the model's fault.  One bad pod is replaced once; the next one is no chance."""
+    verdict = draft.judgement
+    if verdict is None or verdict.alarm is not None or verdict.lone is None:
+        return None if verdict is None else verdict.alarm
+    return None if replace_pod(draft, verdict.lone) else verdict.lone.check
 
 
 def _pause(draft: Draft, failure: Failure) -> None:

@@ -73,19 +73,29 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
+class LoneFailure:
+    """An alarm that one pod carries while its siblings are as good as stable's."""
+
+    check: CheckResult
+    pod: str
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What the evidence says now.
 
-    ``alarm`` takes the candidate back, ``hold`` asks for a person.  ``promotion`` is Pass only
-    without either and with all of the step's evidence; otherwise ``missing`` says what is not
-    there yet and ``eta_seconds`` how long that takes an equal candidate at the present traffic
-    (None: for ever, no traffic).  ``excess_bound``: the candidate is not worse by more than this
-    many errors per request.  ``detectable``: the odds ratio of errors that would have been found.
+    ``alarm`` takes the candidate back, ``lone`` would but for one pod, ``hold`` asks for a person.
+    ``promotion`` is Pass only without them and with all of the step's evidence; otherwise
+    ``missing`` says what is not there yet and ``eta_seconds`` how long that takes an equal
+    candidate at the present traffic (None: for ever, no traffic).  ``excess_bound``: the candidate
+    is not worse by more than this many errors per request.  ``detectable``: the odds ratio of
+    errors that would have been found.
     ``silent`` are checks whose source gave nothing at the last look.
     """
 
     checks: list[CheckResult] = field(default_factory=list)
     alarm: CheckResult | None = None
+    lone: LoneFailure | None = None
     hold: CheckResult | None = None
     promotion: Literal["Pass", "Wait"] = "Wait"
     missing: list[str] = field(default_factory=list)
@@ -206,14 +216,16 @@ def judge(plan: Plan, state: State) -> Judgement:
     results = [_result(state, f, needs, log_need) for f in findings]
     by_name = {r.name: r for r in results}
     alarm = _failed(culprit, by_name) or _other_alarm(findings, state, by_name, alpha)
-    holds = (_held(f, log_need, by_name) or _lone(f, by_name) for f in findings)
-    hold = next((held for held in holds if held is not None), None)
-    failed = {r.name: r for r in (alarm, hold) if r is not None}
+    hold = next((r for f in findings if (r := _held(f, log_need, by_name)) is not None), None)
+    lone = None if alarm is not None else _lone(findings, state, by_name, alpha)
+    found = (alarm, None if lone is None else lone.check, hold)
+    failed = {r.name: r for r in found if r is not None}
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
-    quiet = alarm is None and hold is None
+    quiet = alarm is None and hold is None and lone is None
     return Judgement(
         checks=[failed.get(r.name) or _claimed(plan, r, needs) for r in results],
         alarm=alarm,
+        lone=lone,
         hold=hold,
         promotion="Pass" if quiet and needs is not None and not needs.missing else "Wait",
         missing=needs.missing if needs is not None else [],
@@ -265,11 +277,12 @@ def _other_alarm(
     findings: list[Finding], state: State, results: dict[str, CheckResult], alpha: float
 ) -> CheckResult | None:
     """Failures beside the e-values: a hard limit, a shift, an outage, non-finite scores."""
-    out = state["net"] is not None and outage.fires(state["net"], state["planned"], alpha)
+    out = _out(state, alpha)
     for finding in findings:
         shifted = finding.shifted is not None and finding.shifted.fires
-        down = out and finding.check.type == "ErrorRate"
-        if finding.check.action == "Rollback" and (finding.over_limit or shifted or down):
+        down = out and finding.check.type == "ErrorRate" and not _alone(finding, state, alpha)
+        over = finding.over_limit and not finding.lone
+        if finding.check.action == "Rollback" and (over or shifted or down):
             return _failed(finding, results)
     return _not_finite(state)
 
@@ -296,6 +309,8 @@ def _held(finding: Finding, log_need: float, results: dict[str, CheckResult]) ->
     """A check that asks for a person instead of rolling back."""
     if finding.check.action != "Hold":
         return None
+    if finding.lone:
+        return None
     shifted = finding.shifted is not None and finding.shifted.fires
     proven = finding.e_valued and finding.log_e_without >= log_need
     if shifted or finding.over_limit or (proven and finding.matters):
@@ -305,16 +320,36 @@ def _held(finding: Finding, log_need: float, results: dict[str, CheckResult]) ->
 
 def _of_model(finding: Finding) -> Finding:
     """The finding with the evidence that is the model's: a lone pod's is not."""
-    return finding if finding.lone is None else replace(finding, log_e=finding.log_e_without)
+    return replace(finding, log_e=finding.log_e_without) if finding.lone else finding
 
 
-def _lone(finding: Finding, results: dict[str, CheckResult]) -> CheckResult | None:
-    """A check that would fail but for one pod: a person looks at that pod."""
-    if finding.lone is None or not finding.matters or finding.check.action == "Show":
-        return None
-    result = results[finding.check.name]
-    message = result.message + by_pod.sentence(finding.lone)
-    return replace(result, verdict="Inconclusive", message=message)
+def _lone(
+    findings: list[Finding], state: State, results: dict[str, CheckResult], alpha: float
+) -> LoneFailure | None:
+    """The guardrail that would fail, by evidence, a limit or an outage, but for one pod."""
+    out = _out(state, alpha)
+    guards = [f.log_e for f in findings if f.check.action == "Rollback" and f.e_valued]
+    proven = combine.log_mean(guards) >= -math.log(alpha)
+    for finding in findings:
+        pod = finding.pod
+        if out and finding.check.type == "ErrorRate":
+            pod = guardrails.worst_pod(finding.check, state, alpha)
+        elif not (proven or finding.over_limit):
+            continue
+        if finding.check.action == "Rollback" and pod is not None and pod.alone and finding.matters:
+            failed = _failed(finding, results)
+            assert failed is not None
+            return LoneFailure(failed, pod.name)
+    return None
+
+
+def _alone(finding: Finding, state: State, alpha: float) -> bool:
+    pod = guardrails.worst_pod(finding.check, state, alpha)
+    return pod is not None and pod.alone
+
+
+def _out(state: State, alpha: float) -> bool:
+    return state["net"] is not None and outage.fires(state["net"], state["planned"], alpha)
 
 
 def _failed(finding: Finding | None, results: dict[str, CheckResult]) -> CheckResult | None:
@@ -380,9 +415,13 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         high=high,
         margin=check.margin if finding.e_valued else check.limit,
         log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
-        message=guardrails.sentence(finding, state, shown, log_need),
+        message=guardrails.sentence(finding, state, shown, log_need) + _worst_pod(finding),
         scope=check.condemns,
     )
+
+
+def _worst_pod(finding: Finding) -> str:
+    return "" if finding.pod is None else by_pod.sentence(finding.pod)
 
 
 def _verdict(check: CheckPlan, smaller_n: int, needs: Needs | None) -> Word:

@@ -16,7 +16,7 @@ from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_pods as by_pod
 from sluice.rollout import judge_words as words
-from sluice.rollout.judge_pods import EVENT, LonePod
+from sluice.rollout.judge_pods import EVENT, WorstPod
 from sluice.rollout.plan import CheckPlan
 from sluice.stats import combine, counts, dispersion, hard_limit, latency, shift
 from sluice.stats.look import Look
@@ -39,8 +39,7 @@ class Finding:
     """What one check found: evidence, whether the difference matters, and how it survives.
 
     ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.  ``odds``:
-    confidence sequence (95 %) of a rate's odds ratio.  ``lone``: the pod that carries the evidence
-    alone, so that it says nothing of the model.
+    confidence sequence (95 %) of a rate's odds ratio.  ``pod``: the one that carries the evidence.
     """
 
     check: CheckPlan
@@ -53,7 +52,12 @@ class Finding:
     times: tuple[float | None, float | None] = (None, None)
     phi: float = 1.0
     odds: tuple[float | None, float | None] = (None, None)
-    lone: LonePod | None = None
+    pod: WorstPod | None = None
+
+    @property
+    def lone(self) -> bool:
+        """Whether one pod fails and nothing is left without it: no evidence on the model."""
+        return self.pod is not None and self.pod.alone
 
     @property
     def e_valued(self) -> bool:
@@ -177,14 +181,18 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
     place = EVENT[check.type]
     phi = phi_of(state, check.type)
     log_e = counts.log_e(process, phi)
+    over = _over_limit(state, check, place, limit_alpha(alpha, limits))
+    pod = worst_pod(check, state, alpha) if over or log_e >= -math.log(alpha) else None
+    left = _without_largest(process, state, place, phi, log_e)
     return Finding(
         check,
         log_e,
-        _without_largest(process, state, place, phi, log_e),
+        min(left, pod.others) if pod is not None and pod.alone else left,
         matters=_matters(state, place),
-        over_limit=_over_limit(state, check, place, limit_alpha(alpha, limits)),
+        over_limit=over,
         phi=phi,
         odds=counts.confidence(process, DISPLAY_ALPHA, phi),
+        pod=pod,
     )
 
 
@@ -194,19 +202,24 @@ def _find_pods(check: CheckPlan, state: State, alpha: float) -> Finding:
     (stable_n, n), (stable_x, x) = process["n"], process["x"]
     pods = dispersion.phi_of_pods(state["pods"].get(check.type, {}))
     phi = float(dispersion.phi_of_alarm(*pods, n / max(1, stable_n)))
-    log_e, need = counts.log_e(process, phi), -math.log(alpha)
-    lone = None
-    if log_e >= need:
-        lone = by_pod.lone(state["by_pod"][check.type], check.margin, need, apart=0.0)
+    log_e = counts.log_e(process, phi)
+    pod = worst_pod(check, state, alpha) if log_e >= -math.log(alpha) else None
     return Finding(
         check,
         log_e,
-        log_e if lone is None else min(log_e, lone.others),
+        min(log_e, pod.others) if pod is not None and pod.alone else log_e,
         matters=stable_n > 0 and n > 0 and x / n - stable_x / stable_n >= MIN_DIFFERENCE,
         phi=phi,
         odds=counts.confidence(process, DISPLAY_ALPHA, phi),
-        lone=lone,
+        pod=pod,
     )
+
+
+def worst_pod(check: CheckPlan, state: State, alpha: float) -> WorstPod | None:
+    """The candidate's pod that carries the check's failures in this step, if one does."""
+    apart = 0.0 if check.type == "PodHealth" else by_pod.APART
+    known = state.get("by_pod", {}).get(check.type)
+    return None if known is None else by_pod.worst(known, check.margin, -math.log(alpha), apart)
 
 
 def limit_alpha(alpha: float, limits: int) -> float:

@@ -21,7 +21,7 @@ Row = tuple[str, int, int]
 EVENT = {"ClientErrorRate": 1, "ErrorRate": 2}
 """Place of the event in a cell (requests, client errors, model errors)."""
 
-KINDS = ("PodHealth",)
+KINDS = (*EVENT, "PodHealth")
 MOST_PODS = 100
 """Pods that are kept by name; of more, those that fail least are forgotten first."""
 
@@ -30,13 +30,17 @@ APART = math.log(20.0)
 
 
 @dataclass(frozen=True)
-class LonePod:
-    """A pod with ``failed`` of all ``failures``; ``others`` is the log e-value without it."""
+class WorstPod:
+    """A pod that fails more than its siblings: ``failed`` of all ``failures``.
+
+    ``others`` is the log e-value without it; ``alone`` says that it is no alarm any more.
+    """
 
     name: str
     failed: int
     failures: int
     others: float
+    alone: bool
 
 
 def rows(kind: str, arm: ArmLook) -> list[Row]:
@@ -69,8 +73,8 @@ def absorb(state: State, stable: list[Row], candidate: list[Row]) -> State:
     }
 
 
-def lone(state: State, margin: float, need: float, apart: float = APART) -> LonePod | None:
-    """The pod without which nothing is left of an alarm; None when its siblings fail too.
+def worst(state: State, margin: float, need: float, apart: float = APART) -> WorstPod | None:
+    """The pod that carries an alarm; None when the candidate's pods fail alike.
 
     Siblings are compared with stable from sums of one step, in which the weight is the same.
     ``need`` is the log evidence that an alarm takes.  A single pod has no siblings to clear it.
@@ -85,7 +89,7 @@ def lone(state: State, margin: float, need: float, apart: float = APART) -> Lone
     if x == 0 or _log_e((*others, n, x), 1.0) < apart + math.log(len(pods)):
         return None
     evidence = _log_e((*state["stable"], *others), margin)
-    return None if evidence >= need else LonePod(name, x, failures, evidence)
+    return WorstPod(name, x, failures, evidence, alone=evidence < need)
 
 
 def _log_e(sums: tuple[int, int, int, int], margin: float) -> float:
@@ -93,10 +97,8 @@ def _log_e(sums: tuple[int, int, int, int], margin: float) -> float:
     return counts.log_e(process)
 
 
-def sentence(pod: LonePod) -> str:
-    """Which pod it is, and what to do about it."""
+def sentence(pod: WorstPod) -> str:
+    """Which pod it is, and what the others do."""
     share = words.percent(pod.failed / pod.failures)
-    return (
-        f" Pod {pod.name} has {share} of them, the other pods fail no more than stable's: not the "
-        "model's fault. Delete the pod; its Deployment replaces it."
-    )
+    others = "the others are no worse than stable" if pod.alone else "the others fail too"
+    return f" Pod {pod.name} has {share} of the failures; {others}."

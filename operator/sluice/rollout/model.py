@@ -97,6 +97,8 @@ class RolloutProgress(Block):
     paused: str = ""
     paused_by_check: bool = False
     pass_step: bool = False
+    replaced: str = ""
+    """The pod that failed alone and had to go; only one ever has."""
     skip_steps: bool = False
     mirror_ended: float = 0.0
     """Since when stable's pods are to mirror to nobody, before a user meets the candidate."""
@@ -141,6 +143,7 @@ class WatchProgress(Block):
     plan: dict[str, Any] = Field(default_factory=dict)
     duration: float = 0.0
     min_requests: int = 0
+    replaced: str = ""
 
 
 class Outcome(Block):
@@ -355,6 +358,7 @@ class Decision:
     status: dict[str, Any]
     replicas: dict[str, int] = field(default_factory=dict)
     retire: frozenset[str] = frozenset()
+    replace: frozenset[str] = frozenset()
     new_revision: NewRevision | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     resolve: bool = False
