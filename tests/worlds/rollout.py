@@ -131,6 +131,8 @@ class SimWorld:
     mirrored_beside_users: bool = False
     conversions: dict[str, float] = field(default_factory=dict)
     """Share of converting units by package digest, in an experiment."""
+    routed_share: float | None = None
+    """Share of requests that the candidate really gets in its steps; None: as its weight says."""
     bad_pods: dict[str, list[str]] = field(default_factory=dict)
     """Digest -> pods that fail whatever they get, one after the other: the next one begins when
     the one before has been replaced.  Their siblings are as ``errors`` says."""
@@ -348,6 +350,8 @@ class SimWorld:
             return self.progress.model_copy(update={"snapshot": key, "look_at": self.now})
         total = self.rate * interval
         share = found.weight / 100
+        if self.routed_share is not None and self.progress.rollout is not None:
+            share = self.routed_share
         look = Look(
             id=self.progress.looks,
             seconds=interval,

@@ -20,11 +20,13 @@ from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
 from sluice.rollout import judge_pods as by_pod
 from sluice.rollout import judge_promotion as promotion
+from sluice.rollout import judge_trust as trust
 from sluice.rollout import judge_words as words
 from sluice.rollout.judge_guardrails import Finding
 from sluice.rollout.judge_metrics import Silence
 from sluice.rollout.judge_pods import EVENT
 from sluice.rollout.judge_promotion import Needs
+from sluice.rollout.judge_trust import Doubt
 from sluice.rollout.plan import CheckPlan, Plan
 from sluice.stats import combine, counts, dispersion, outage, watch
 from sluice.stats.look import ArmLook, Look
@@ -84,12 +86,12 @@ class LoneFailure:
 class Judgement:
     """What the evidence says now.
 
-    ``alarm`` takes the candidate back, ``lone`` would but for one pod, ``hold`` asks for a person.
-    ``promotion`` is Pass only without them and with all of the step's evidence; otherwise
-    ``missing`` says what is not there yet and ``eta_seconds`` how long that takes an equal
-    candidate at the present traffic (None: for ever, no traffic).  ``excess_bound``: the candidate
-    is not worse by more than this many errors per request.  ``detectable``: the odds ratio of
-    errors that would have been found.
+    ``alarm`` takes the candidate back, ``lone`` would but for one pod, ``hold`` asks for a person,
+    ``doubt`` says why none of it can be trusted.  ``promotion`` is Pass only without them and with
+    all of the step's evidence; otherwise ``missing`` says what is not there yet and ``eta_seconds``
+    how long that takes an equal candidate at the present traffic (None: for ever, no traffic).
+    ``excess_bound``: the candidate is not worse by more than this many errors per request.
+    ``detectable``: the odds ratio of errors that would have been found.
     ``silent`` are checks whose source gave nothing at the last look.
     """
 
@@ -97,6 +99,7 @@ class Judgement:
     alarm: CheckResult | None = None
     lone: LoneFailure | None = None
     hold: CheckResult | None = None
+    doubt: Doubt | None = None
     promotion: Literal["Pass", "Wait"] = "Wait"
     missing: list[str] = field(default_factory=list)
     eta_seconds: float | None = None
@@ -132,6 +135,7 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "checks": {c.name: guardrails.new(c, starts) for c in plan.checks},
         "pods": {kind: dispersion.new_pods() for kind in guardrails.COUNTED},
         "by_pod": _no_pods(),
+        "trust": trust.new(),
         "buckets": dispersion.new_buckets() if plan.sticky else None,
         "net": outage.new() if phase == "watch" else None,
         "mirror": {},
@@ -157,6 +161,7 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
         "step": index,
         "in_step": _no_sample(),
         "by_pod": _no_pods(),
+        "trust": trust.begin(_trust(state)),
         "checks": begun,
         "mirror": mirror.no_copies() if step.mirror else {},
         "promotion": promotion.new(plan, state, step),
@@ -166,7 +171,13 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
 def begin_experiment(plan: Plan, state: State) -> State:
     """The state when the steps have passed and an experiment begins: one more start."""
     begun = {c.name: guardrails.start(c, state["checks"][c.name]) for c in plan.checks}
-    return {**state, "in_step": _no_sample(), "by_pod": _no_pods(), "checks": begun}
+    return {
+        **state,
+        "in_step": _no_sample(),
+        "by_pod": _no_pods(),
+        "trust": trust.begin(_trust(state)),
+        "checks": begun,
+    }
 
 
 def absorb(plan: Plan, state: State, look: Look) -> State:
@@ -195,6 +206,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "checks": guardrails.absorb(plan.checks, processes, look),
         "pods": {kind: _pods(state["pods"], kind, look) for kind in guardrails.COUNTED},
         "by_pod": {kind: _by_pod(state, kind, look) for kind in by_pod.KINDS},
+        "trust": _trusted(plan, state, look),
         "buckets": buckets,
         "net": state["net"] and _net(state["net"], look),
         "mirror": state["mirror"] and mirror.sampled(state["mirror"], look.mirror),
@@ -221,12 +233,14 @@ def judge(plan: Plan, state: State) -> Judgement:
     found = (alarm, None if lone is None else lone.check, hold)
     failed = {r.name: r for r in found if r is not None}
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
-    quiet = alarm is None and hold is None and lone is None
+    doubt = trust.doubt(_trust(state))
+    quiet = alarm is None and hold is None and lone is None and doubt is None
     return Judgement(
         checks=[failed.get(r.name) or _claimed(plan, r, needs) for r in results],
         alarm=alarm,
         lone=lone,
         hold=hold,
+        doubt=doubt,
         promotion="Pass" if quiet and needs is not None and not needs.missing else "Wait",
         missing=needs.missing if needs is not None else [],
         eta_seconds=needs.eta if needs is not None else None,
@@ -489,6 +503,20 @@ def _recent(recent: list[list[float]], look: Look) -> list[list[float]]:
 
 def _net(state: State, look: Look) -> State:
     return outage.absorb(state, guardrails.counts_of("ErrorRate", look), look.seconds)
+
+
+def _trust(state: State) -> State:
+    # A state of the version before knows no doubts.
+    doubts: State = state.get("trust") or trust.new()
+    return doubts
+
+
+def _trusted(plan: Plan, state: State, look: Look) -> State:
+    """Copies are split one for one, and a watch has no weight that goes up."""
+    before = _trust(state)
+    if state["phase"] != "canary" or look.mirror is not None:
+        return before
+    return trust.absorb(before, look, sticky=plan.sticky)
 
 
 def _no_pods() -> State:
