@@ -136,6 +136,7 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "pods": {kind: dispersion.new_pods() for kind in guardrails.COUNTED},
         "by_pod": _no_pods(),
         "trust": trust.new(),
+        "cpu": _no_cpu(),
         "buckets": dispersion.new_buckets() if plan.sticky else None,
         "net": outage.new() if phase == "watch" else None,
         "mirror": {},
@@ -162,6 +163,7 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
         "in_step": _no_sample(),
         "by_pod": _no_pods(),
         "trust": trust.begin(_trust(state)),
+        "cpu": _no_cpu(),
         "checks": begun,
         "mirror": mirror.no_copies() if step.mirror else {},
         "promotion": promotion.new(plan, state, step),
@@ -207,6 +209,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "pods": {kind: _pods(state["pods"], kind, look) for kind in guardrails.COUNTED},
         "by_pod": {kind: _by_pod(state, kind, look) for kind in by_pod.KINDS},
         "trust": _trusted(plan, state, look),
+        "cpu": _cpu(state, look),
         "buckets": buckets,
         "net": state["net"] and _net(state["net"], look),
         "mirror": state["mirror"] and mirror.sampled(state["mirror"], look.mirror),
@@ -429,13 +432,17 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         high=high,
         margin=check.margin if finding.e_valued else check.limit,
         log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
-        message=guardrails.sentence(finding, state, shown, log_need) + _worst_pod(finding),
+        message=guardrails.sentence(finding, state, shown, log_need) + _beside(finding, state),
         scope=check.condemns,
     )
 
 
-def _worst_pod(finding: Finding) -> str:
-    return "" if finding.pod is None else by_pod.sentence(finding.pod)
+def _beside(finding: Finding, state: State) -> str:
+    """What is said of a check beside its numbers: the pod that is worst, the CPU it takes."""
+    if finding.pod is not None:
+        return by_pod.sentence(finding.pod)
+    spent = state.get("cpu") or _no_cpu()
+    return words.cpu(spent["stable"], spent["candidate"]) if finding.check.type == "Latency" else ""
 
 
 def _verdict(check: CheckPlan, smaller_n: int, needs: Needs | None) -> Word:
@@ -517,6 +524,20 @@ def _trusted(plan: Plan, state: State, look: Look) -> State:
     if state["phase"] != "canary" or look.mirror is not None:
         return before
     return trust.absorb(before, look, sticky=plan.sticky)
+
+
+def _no_cpu() -> State:
+    """Requests of each arm, and the CPU seconds that they took."""
+    return {"stable": [0, 0.0], "candidate": [0, 0.0]}
+
+
+def _cpu(state: State, look: Look) -> State:
+    spent = state.get("cpu") or _no_cpu()
+    arms = (("stable", look.stable), ("candidate", look.candidate))
+    return {
+        name: [spent[name][0] + arm.cpu[0], round(spent[name][1] + arm.cpu[1], 6)]
+        for name, arm in arms
+    }
 
 
 def _no_pods() -> State:

@@ -51,7 +51,8 @@ class ArmLook:
     ``model_errors`` holds everything that is the arm's fault: 5xx, attempts that the router
     retried, timeouts, aborts.  ``latency`` holds warm pods only.  ``score_reference`` is the
     revision's own profile on the same bins as ``scores``.  ``load_per_pod`` is requests per warm
-    pod.  ``pod_names`` are those of ``pods`` in the same order, or nothing where nobody knows them.
+    pod; ``cpu`` are requests of those and the CPU seconds that their processes took meanwhile.
+    ``pod_names`` are those of ``pods`` in the same order, or nothing where nobody knows them.
     """
 
     n: int = 0
@@ -66,6 +67,7 @@ class ArmLook:
     buckets: Mapping[int, Cell] = field(default_factory=dict)
     load_per_pod: float = 0.0
     minutes: tuple[PodMinutes, ...] = ()
+    cpu: tuple[int, float] = (0, 0.0)
 
     def check(self, source: str) -> None:
         """Raise ValueError, naming ``source``, when the numbers cannot be true."""
@@ -93,6 +95,9 @@ class ArmLook:
             _check_cell(cell, f"{source}: unit bucket {bucket}")
         if not math.isfinite(self.load_per_pod) or self.load_per_pod < 0:
             raise ValueError(f"{source}: load per pod is {self.load_per_pod}, not a number >= 0")
+        _check_count(self.cpu[0], f"{source}: requests beside CPU seconds")
+        if not math.isfinite(self.cpu[1]) or self.cpu[1] < 0:
+            raise ValueError(f"{source}: {self.cpu[1]} CPU seconds, not a number >= 0")
         for name, observed, failed in self.minutes:
             _check_count(observed, f"{source}: minutes of pod {name}")
             _check_count(failed, f"{source}: failed minutes of pod {name}")
