@@ -520,9 +520,9 @@ JUDGING = [
     ),
     Case(
         f"{ANALYSIS}.checks",
-        checks(type="Latency", max=1),
-        checks(type="Latency", margin=1.3),
-        "max must not be set for Latency",
+        checks(type="PodHealth", max=1),
+        checks(type="PodHealth", margin=1.3),
+        "max must not be set for Latency and PodHealth",
         f"{ANALYSIS}.checks[1].max",
     ),
     Case(

@@ -7,7 +7,7 @@ from tests.unit.controller_world import OWNER, container, pod, running, world
 
 from sluice.api.modeldeployment import Serving, Validation
 from sluice.api.status import LastRollback
-from sluice.controller.apply import secret_of, sheds, unconfirmed_since
+from sluice.controller.apply import doomed, secret_of, sheds, unconfirmed_since
 from sluice.controller.looks import _pods, _said, _said_of_copies
 from sluice.evidence.mirror import Followed, MirrorReading
 from sluice.evidence.snapshot import Reading
@@ -36,6 +36,12 @@ def test_only_taking_back_goes_to_routers_first(
     before: Roles, after: Roles, expected: bool
 ) -> None:
     assert sheds(before, after) is expected
+
+
+def test_only_pods_that_are_named_and_stay_are_deleted() -> None:
+    pods = {"old": [pod("a")], "new": [pod("b"), pod("c"), pod("d", going=True)]}
+    assert doomed(pods, {"b", "d", "gone"}) == [pods["new"][0]]
+    assert doomed(pods, frozenset()) == []
 
 
 def test_since_when_routers_owe_a_confirmation() -> None:

@@ -442,3 +442,22 @@ def test_read_apart_nothing_is_lost_and_errors_never_exceed_requests(
     bad = sum(k not in ("ok", "client") for k in kinds)
     assert totals.failures == bad
     assert told + model >= bad
+
+
+def cpu_look(before: dict[str, Any], counters: PodReading) -> tuple[int, float]:
+    look = take(before, routers(router()), [counters], now=20.0).look
+    assert look is not None
+    return look.candidate.cpu
+
+
+def test_cpu_seconds_are_of_warm_pods_and_of_the_interval() -> None:
+    before = first(None, pod(requests=100, cpu_seconds=50.0))
+    assert cpu_look(before, pod(requests=300, cpu_seconds=52.5)) == (200, 2.5)
+    assert cpu_look(before, pod(boot="b2", age=5.0, requests=300, cpu_seconds=9.0)) == (0, 0.0)
+    assert cpu_look(before, pod(requests=300, cpu_seconds=1.0)) == (200, 0.0), "a clock went back"
+
+
+def test_a_snapshot_from_before_cpu_seconds_goes_on() -> None:
+    before = first(None, pod(requests=100, cpu_seconds=50.0))
+    del before["pods"]["p-new"]["cpu"]
+    assert cpu_look(before, pod(requests=300, cpu_seconds=52.5)) == (0, 0.0)

@@ -80,6 +80,30 @@ def test_a_hard_regression_is_found_within_a_few_failures(
     assert looks <= 8
 
 
+def test_latency_is_shown_beside_cpu_seconds_that_are_not_judged() -> None:
+    plan, rng = plan_of(), np.random.default_rng(0)
+    state = canary(plan, 2)
+    for number in range(40):
+        seen = look(rng, number, weight=50, stable=EQUAL, candidate=EQUAL)
+        arms = (replace(seen.stable, cpu=(50, 0.02)), replace(seen.candidate, cpu=(50, 0.8)))
+        seen = replace(seen, stable=arms[0], candidate=arms[1])
+        state = json.loads(json.dumps(judging.absorb(plan, state, seen)))
+    verdict = judging.judge(plan, state)
+    latency = next(c for c in verdict.checks if c.type == "Latency")
+    assert "CPU per request 16 ms, stable 400 µs (not judged)." in latency.message
+    assert len(latency.message) <= 512
+    assert verdict.alarm is None and verdict.hold is None
+    assert all("CPU" not in c.message for c in verdict.checks if c.type != "Latency")
+    begun = judging.judge(plan, canary(plan, 2))
+    assert all("CPU" not in c.message for c in begun.checks), "nothing is said before it is known"
+
+
+@pytest.mark.parametrize("cpu", [(1, float("nan")), (1, -1.0), (-1, 0.0), (1.5, 0.0)])
+def test_cpu_seconds_that_cannot_be_are_refused(cpu: tuple[int, float]) -> None:
+    with pytest.raises(ValueError, match="CPU seconds"):
+        Look(1, 1.0, 5, ArmLook(), ArmLook(cpu=cpu))
+
+
 def test_look_length_does_not_matter() -> None:
     bad = Behaviour(client_errors=0.3)
     for seconds in (1.0, 10.0):

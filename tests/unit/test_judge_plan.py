@@ -135,10 +135,10 @@ def test_limits_say_which_way_is_better() -> None:
     bottom = external(type="Threshold", prometheus=GAUGE, min=0)
     assert (bottom.limit, bottom.lower) == (0.0, False)
     own = external(type="Threshold", value="LatencyP99", max=0.25)
-    assert (own.value, own.source, own.on_latency, own.min_sample) == (
+    assert (own.value, own.source, own.condemns, own.min_sample) == (
         "LatencyP99",
         None,
-        True,
+        "Revision",
         100,
     )
 

@@ -131,6 +131,12 @@ class SimWorld:
     mirrored_beside_users: bool = False
     conversions: dict[str, float] = field(default_factory=dict)
     """Share of converting units by package digest, in an experiment."""
+    routed_share: float | None = None
+    """Share of requests that the candidate really gets in its steps; None: as its weight says."""
+    bad_pods: dict[str, list[str]] = field(default_factory=dict)
+    """Digest -> pods that fail whatever they get, one after the other: the next one begins when
+    the one before has been replaced.  Their siblings are as ``errors`` says."""
+    replaced: list[str] = field(default_factory=list)
     split: float | None = None
     """Share of units that the candidate really gets; None: as planned."""
     broken_gate: set[str] = field(default_factory=set)
@@ -344,6 +350,8 @@ class SimWorld:
             return self.progress.model_copy(update={"snapshot": key, "look_at": self.now})
         total = self.rate * interval
         share = found.weight / 100
+        if self.routed_share is not None and self.progress.rollout is not None:
+            share = self.routed_share
         look = Look(
             id=self.progress.looks,
             seconds=interval,
@@ -393,11 +401,18 @@ class SimWorld:
     def _arm(self, revision: str, n: int) -> ArmLook:
         p = self.errors.get(self.revisions[revision].package.digest, 0.0)
         bad = sum(self.rng.random() < p for _ in range(n)) if p else 0
+        pods: tuple[tuple[str, Cell], ...] = (("good", (n, 0, bad)),)
+        failing = self.bad_pods.get(self.revisions[revision].package.digest)
+        if failing:
+            half, bad = n // 2, bad // 2
+            pods = ((failing[0], (half, 0, half)), ("good", (n - half, 0, bad)))
+            bad += half
         return ArmLook(
             n=n,
             model_errors=bad,
             latency=_spread(max(0, n - bad)),
-            pods=((n, 0, bad),),
+            pods=tuple(cell for _, cell in pods),
+            pod_names=tuple(name for name, _ in pods),
             buckets=self._buckets(n, bad) if "unit" in self.spec.get("traffic", {}) else {},
             load_per_pod=100.0,
         )
@@ -446,6 +461,13 @@ class SimWorld:
         seen.routers, seen.ready, seen.now, seen.rng = self.routers, self.ready, self.now, self.rng
         return seen
 
+    def _replace(self, name: str) -> None:
+        """A pod is deleted; another one takes its place."""
+        self.replaced.append(name)
+        for failing in self.bad_pods.values():
+            if name in failing:
+                failing.remove(name)
+
     def _current(self, version: int) -> None:
         if version != self.version:
             raise ConflictError
@@ -493,6 +515,7 @@ class SimWorld:
         if self._differs(decision.roles):
             out.append(lambda: self._follow(decision.roles))
         out += [partial(self._remove, name) for name in decision.retire]
+        out += [partial(self._replace, name) for name in decision.replace - set(self.replaced)]
         out += [partial(self._forget, verb) for verb in decision.executed]
         status = dict(decision.status)
         if status != self.status:

@@ -173,9 +173,9 @@ class Check(Block):
                 reason="FieldValueForbidden",
             ),
             must(
-                "!has(self.max) || self.type != 'Latency'",
-                "max must not be set for Latency, which is relative to stable; use margin, "
-                "for example margin: 1.1, or the gate validation.latency.p99",
+                "!has(self.max) || !(self.type in ['Latency', 'PodHealth'])",
+                "max must not be set for Latency and PodHealth, which are relative to stable; use "
+                "margin, for example margin: 1.1, or the gate validation.latency.p99",
                 field=".max",
                 reason="FieldValueForbidden",
             ),
@@ -282,6 +282,7 @@ class Check(Block):
         "ErrorRate",
         "ClientErrorRate",
         "Latency",
+        "PodHealth",
         "PredictionShift",
         "Disagreement",
         "Metric",
@@ -289,6 +290,7 @@ class Check(Block):
     ] = Field(
         description="ErrorRate: the model's own failures. ClientErrorRate: 4xx answers. "
         "Latency: p50, p90 and p99 against stable's. "
+        "PodHealth: minutes in which a pod crashed, ran out of memory or was not ready any more. "
         "PredictionShift: live scores against the revision's own reference profile. "
         "Disagreement: answers to the same mirrored requests that differ from stable's. "
         "Metric: a business metric from Prometheus or SQL, against stable or a limit. "
@@ -299,7 +301,8 @@ class Check(Block):
         ge=1,
         le=10,
         description="How many times worse than stable is still tolerated: odds for rates "
-        "(default 1.2), time for Latency (default 1.1), odds for a Metric of events (default 1.2), "
+        "and PodHealth (default 1.2), time for Latency (default 1.1), odds for a Metric of events "
+        "(default 1.2), "
         "the value itself for any other Metric (default 1.1).",
     )
     min: float | None = Field(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -52,6 +53,13 @@ GATES_AGAIN = 15.0
 ASK_SECONDS = 2.0
 CONFIRM_SECONDS = 5.0
 """A router that does not confirm a rollback for this long is replaced."""
+
+
+def doomed(pods: Mapping[str, Sequence[Obj]], names: Collection[str]) -> list[Obj]:
+    """Those of ``pods`` (by revision) that are called so, and are not on their way out."""
+    every = (pod for members in pods.values() for pod in members)
+    named = (pod for pod in every if pod["metadata"]["name"] in names)
+    return [pod for pod in named if "deletionTimestamp" not in pod["metadata"]]
 
 
 def sheds(before: Roles, after: Roles) -> bool:
@@ -120,6 +128,7 @@ class Applier:
         await self._retire(decision)
         await self._forget(decision)
         await self._mark_pods(decision)
+        await self._replace_pods(decision)
         return await self.show(decision)
 
     async def show(self, decision: Decision) -> bool:
@@ -369,6 +378,11 @@ class Applier:
                 gates = [g.get("conditionType") for g in pod["spec"].get("readinessGates") or []]
                 if POD_READINESS_GATE in gates and condition(pod, POD_READINESS_GATE) != "True":
                     await self._mark(pod)
+
+    async def _replace_pods(self, decision: Decision) -> None:
+        """Deletes pods that failed alone; their Deployment makes new ones."""
+        for pod in doomed(self.world.pods, decision.replace):
+            await self.ensurer.remove("Pod", pod)
 
     async def _mark(self, pod: Obj) -> None:
         meta = pod["metadata"]

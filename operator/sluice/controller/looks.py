@@ -23,6 +23,7 @@ from sluice.errors import SluiceError
 from sluice.evidence.counters import ServingPod, read_counters
 from sluice.evidence.metric import Pair, Subject
 from sluice.evidence.mirror import MirrorReading, build_mirror_look
+from sluice.evidence.pod_minutes import Counted, count
 from sluice.evidence.snapshot import Arm, Reading, build_look
 from sluice.kube.client import KubeClient
 from sluice.rollout.looking import Arms, Copies, absorbed, arms, copies, due
@@ -84,6 +85,11 @@ class Looker:
             read_counters(self._http(), _pods(world, found.stable, found.candidate)),
             self._metrics.read(found.plan, _subject(world, found), progress.metrics, now),
         )
+        pods = count(
+            progress.pod_minutes,
+            {r: world.pods.get(r, []) for r in (found.stable, found.candidate)},
+            now,
+        )
         try:
             reading = build_look(
                 progress.snapshot or None,
@@ -98,12 +104,15 @@ class Looker:
             )
         except (SluiceError, ValueError) as error:
             return _not_taken(progress, error, now), None
-        progress = progress.model_copy(update={"look_at": now, "snapshot": reading.snapshot})
+        progress = progress.model_copy(
+            update={"look_at": now, "snapshot": reading.snapshot, "pod_minutes": pods.state}
+        )
         if reading.look is None:
             # What sources counted until now belongs to other weights.
             return progress.model_copy(update={"metrics": begin(found.plan, now)}), None
         seconds_seen = min(reading.look.seconds, LONGEST * interval)
         look = replace(reading.look, seconds=seconds_seen, metrics=read.looks)
+        look = _with_minutes(look, pods, found)
         said = _said(reading)
         progress = progress.model_copy(
             update={
@@ -206,6 +215,14 @@ def _said_of_copies(reading: MirrorReading) -> str:
     if reading.message:
         return f"{reading.message} {PARTIAL}"
     return "" if reading.look.candidate.n else "The candidate answered no copy."
+
+
+def _with_minutes(look: Look, pods: Counted, found: Arms) -> Look:
+    return replace(
+        look,
+        stable=replace(look.stable, minutes=pods.minutes[found.stable]),
+        candidate=replace(look.candidate, minutes=pods.minutes[found.candidate]),
+    )
 
 
 def _subject(world: World, found: Arms) -> Subject:

@@ -58,7 +58,9 @@ class _ArmSums:
     reference: tuple[int, ...] = ()
     non_finite: int = 0
     pods: list[Cell] = field(default_factory=list)
+    pod_names: list[str] = field(default_factory=list)
     buckets: dict[int, Cell] = field(default_factory=dict)
+    cpu: tuple[int, float] = (0, 0.0)
     warm_requests: int = 0
     warm_pods: int = 0
 
@@ -163,6 +165,7 @@ def _pod_entry(c: PodCounters, *, warm: bool) -> dict[str, Any]:
     return {
         "boot": c.boot,
         "warm": warm,
+        "cpu": c.cpu_seconds,
         "counts": [c.requests, c.client_errors, c.model_errors + c.timeouts, c.non_finite],
         "latency": dict(c.latency),
         "scores": list(c.scores),
@@ -197,6 +200,7 @@ def _sums(
         if entry is not None and entry["warm"]:
             # Warm when the interval began.  A restarted container is not new again.
             _add_latency(sums, f"pod {reading.pod.name}", base, now, cell[0])
+            _add_cpu(sums, base, now, cell[0])
         client, errors = client + cell[1], errors + cell[2]
     assigned = final = retried = 0
     for seen in routers.pods:
@@ -229,6 +233,7 @@ def _add_pod(
     )
     sums.non_finite += non_finite
     sums.pods.append(_cell(requests, client, errors))
+    sums.pod_names.append(reading.pod.name)
     for bucket, counts in now["buckets"].items():
         was = old["buckets"].get(bucket, (0, 0, 0))
         if counts == was:
@@ -252,6 +257,16 @@ def _add_latency(
     for index, count in now["latency"].items():
         grown = _minus(count, old.get(index, 0), name, f"latency bin {index}")
         sums.latency[index] += grown
+
+
+def _add_cpu(
+    sums: _ArmSums, base: Mapping[str, Any] | None, now: Mapping[str, Any], requests: int
+) -> None:
+    """CPU seconds beside the requests that took them; a process that loads its model has none."""
+    if base is None or base["cpu"] is None:
+        return
+    total, seconds = sums.cpu
+    sums.cpu = (total + requests, seconds + max(0.0, now["cpu"] - base["cpu"]))
 
 
 def _add_scores(
@@ -292,7 +307,9 @@ def _arm_look(sums: _ArmSums, totals: ArmTotals) -> tuple[ArmLook, ArmTotals]:
         score_reference=sums.reference,
         non_finite=sums.non_finite,
         pods=tuple(sums.pods),
+        pod_names=tuple(sums.pod_names),
         buckets={b: c for b, c in sorted(sums.buckets.items()) if c[0]},
+        cpu=sums.cpu,
         load_per_pod=sums.warm_requests / sums.warm_pods if sums.warm_pods else 0.0,
     )
     return look, totals
@@ -335,6 +352,7 @@ def _closed(after: Mapping[str, Any]) -> dict[str, Any]:
             uid: {
                 "boot": pod["boot"],
                 "warm": pod["warm"],
+                "cpu": pod["cpu"],
                 "counts": pod["counts"],
                 "packed": _pack([pod["latency"], pod["scores"], pod["buckets"]]),
             }
@@ -354,6 +372,8 @@ def _opened(snapshot: Mapping[str, Any] | None) -> dict[str, Any] | None:
             pods[uid] = {
                 "boot": pod["boot"],
                 "warm": pod["warm"],
+                # A snapshot of the version before has none.
+                "cpu": None if pod.get("cpu") is None else float(pod["cpu"]),
                 "counts": pod["counts"],
                 "latency": {int(i): n for i, n in latency.items()},
                 "scores": scores,

@@ -143,7 +143,7 @@ def _go_on(draft: Draft) -> None:
     if rollout.paused_by_check:
         plan = Plan.from_json(rollout.plan)
         anew = judging.begin_step(plan, judging.new_state(plan, "canary"), rollout.step)
-        draft.set_progress(judge=anew, snapshot={}, metrics={})
+        draft.set_progress(judge=anew, snapshot={}, metrics={}, pod_minutes={})
         draft.judgement = None
     draft.set_rollout(paused="", paused_by_check=False)
 

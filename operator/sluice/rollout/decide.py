@@ -18,6 +18,7 @@ from sluice.rollout.experiment import experiment, tidy
 from sluice.rollout.gates import validate
 from sluice.rollout.interrupts import back_to_previous, back_to_stable, guardrail, new_revision
 from sluice.rollout.keep import pods_wanted, retirable, slots_kept
+from sluice.rollout.lone_pod import to_replace
 from sluice.rollout.mirroring import mirror, order
 from sluice.rollout.model import JUDGED, Decision, Inputs, Progress
 from sluice.rollout.plan import Plan
@@ -140,6 +141,7 @@ def _conclude(draft: Draft, want: Desired) -> Decision:
         status=project(draft, want),
         replicas=pods_wanted(draft),
         retire=retirable(draft),
+        replace=to_replace(draft.progress),
         new_revision=draft.new_revision,
         verdicts=draft.verdicts,
         resolve=draft.resolve,

@@ -130,7 +130,7 @@ class Draft:
     def end_rollout(self, outcome: Outcome | None, event: str) -> None:
         self.set_progress(event=event, rollout=None, outcome=outcome)
         if self.watch is None:
-            self.set_progress(judge={}, snapshot={}, metrics={})
+            self.set_progress(judge={}, snapshot={}, metrics={}, pod_minutes={})
         self.set_roles(candidate=None, weight=0)
         self.drop_gates = True
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.api.duration import human
-from sluice.rollout.judge_guardrails import EVENT
+from sluice.rollout.judge_pods import EVENT
 from sluice.rollout.judge_risks import PATIENCE
 from sluice.rollout.judge_words import percent, requests_per_second
 from sluice.rollout.plan import Plan, StepPlan

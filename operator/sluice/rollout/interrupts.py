@@ -9,10 +9,12 @@ from sluice.rollout.checks import shown_checks, shown_evidence
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
 from sluice.rollout.judge import CheckResult, failing_now
+from sluice.rollout.lone_pod import replace_pod
 from sluice.rollout.model import JUDGED, Failure
 from sluice.rollout.watch import end, take_back
 
 FAILS = "a guardrail fails"
+UNTRUSTED = "the environment is suspected"
 ON_RECORD = "a Fail is on record"
 BACK = "the spec is back at stable"
 MOVED_ON = "the spec moved on"
@@ -24,9 +26,11 @@ BOTH_FAIL = 0.2
 def guardrail(draft: Draft) -> None:
     """An alarm takes the candidate, or the promoted revision under watch, back."""
     _condemned(draft)
-    if draft.judgement is None or draft.judgement.alarm is None:
+    if _withdraw(draft):
         return
-    alarm = draft.judgement.alarm
+    alarm = _alarm(draft)
+    if alarm is None or draft.judgement is None:
+        return
     draft.set_progress(
         last_checks=shown_checks(draft.judgement), last_evidence=shown_evidence(draft)
     )
@@ -51,6 +55,34 @@ def guardrail(draft: Draft) -> None:
         return
     draft.set_rollout(withdrawn=suspected)
     draft.fail(failure, FAILS)
+
+
+def _alarm(draft: Draft) -> CheckResult | None:
+    """What fails by the model's fault.  One bad pod is replaced once; the next one is no chance."""
+    verdict = draft.judgement
+    if verdict is None or verdict.alarm is not None or verdict.lone is None:
+        return None if verdict is None else verdict.alarm
+    return None if replace_pod(draft, verdict.lone) else verdict.lone.check
+
+
+def _withdraw(draft: Draft) -> bool:
+    """Ends a rollout whose evidence stays untrusted: no verdict, tried again by itself."""
+    rollout, verdict = draft.rollout, draft.judgement
+    if rollout is None or rollout.phase not in JUDGED or rollout.failure is not None:
+        return False
+    if verdict is None or verdict.doubt is None or not verdict.doubt.lasting:
+        return False
+    draft.set_progress(last_checks=shown_checks(verdict))
+    draft.set_rollout(withdrawn=True)
+    failure = Failure(
+        check=verdict.doubt.kind,
+        reason="Untrusted",
+        message=verdict.doubt.message[:512],
+        scope="Revision",
+        detected=draft.i.now,
+    )
+    draft.fail(failure, UNTRUSTED)
+    return True
 
 
 def _pause(draft: Draft, failure: Failure) -> None:
@@ -85,6 +117,9 @@ def _recorded(draft: Draft, revision: str) -> Failure:
 
 
 def _environment_suspected(draft: Draft, alarm: CheckResult) -> bool:
+    doubt = draft.judgement.doubt if draft.judgement is not None else None
+    if doubt is not None and doubt.kind == "Environment":
+        return True
     return alarm.type == "ErrorRate" and failing_now(draft.progress.judge) >= BOTH_FAIL
 
 

@@ -18,12 +18,16 @@ from typing import Any, Literal
 from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
+from sluice.rollout import judge_pods as by_pod
 from sluice.rollout import judge_promotion as promotion
 from sluice.rollout import judge_trail as trail
+from sluice.rollout import judge_trust as trust
 from sluice.rollout import judge_words as words
-from sluice.rollout.judge_guardrails import EVENT, Finding
+from sluice.rollout.judge_guardrails import Finding
 from sluice.rollout.judge_metrics import Silence
+from sluice.rollout.judge_pods import EVENT
 from sluice.rollout.judge_promotion import Needs
+from sluice.rollout.judge_trust import Doubt
 from sluice.rollout.plan import CheckPlan, Plan
 from sluice.stats import combine, counts, dispersion, outage, watch
 from sluice.stats.look import ArmLook, Look
@@ -73,13 +77,22 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
+class LoneFailure:
+    """An alarm that one pod carries while its siblings are as good as stable's."""
+
+    check: CheckResult
+    pod: str
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What the evidence says now.
 
-    ``alarm`` takes the candidate back, ``hold`` asks for a person.  ``promotion`` is Pass only
-    without either and with all of the step's evidence; otherwise ``missing`` says what is not
-    there yet and ``eta_seconds`` how long that takes an equal candidate at the present traffic,
-    ``per_second`` requests of both arms (None: nobody can tell, without traffic or failures).
+    ``alarm`` takes the candidate back, ``lone`` would but for one pod, ``hold`` asks for a person,
+    ``doubt`` says why none of it can be trusted.  ``promotion`` is Pass only without them and with
+    all of the step's evidence; otherwise ``missing`` says what is not there yet and ``eta_seconds``
+    how long that takes an equal candidate at the present traffic, ``per_second`` requests of both
+    arms (None: nobody can tell, without traffic or failures).
     ``excess_bound``: the candidate is not worse by more than this many errors per request.
     ``detectable``: the odds ratio of errors that would have been found.
     ``silent`` are checks whose source gave nothing at the last look; ``log10_need`` is the evidence
@@ -88,7 +101,9 @@ class Judgement:
 
     checks: list[CheckResult] = field(default_factory=list)
     alarm: CheckResult | None = None
+    lone: LoneFailure | None = None
     hold: CheckResult | None = None
+    doubt: Doubt | None = None
     promotion: Literal["Pass", "Wait"] = "Wait"
     missing: list[str] = field(default_factory=list)
     eta_seconds: float | None = None
@@ -124,7 +139,10 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "recent": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
         "now": [0, 0, 0, 0],
         "checks": {c.name: guardrails.new(c, starts) for c in plan.checks},
-        "pods": {kind: dispersion.new_pods() for kind in EVENT},
+        "pods": {kind: dispersion.new_pods() for kind in guardrails.COUNTED},
+        "by_pod": _no_pods(),
+        "trust": trust.new(),
+        "cpu": _no_cpu(),
         "buckets": dispersion.new_buckets() if plan.sticky else None,
         "net": outage.new() if phase == "watch" else None,
         "mirror": {},
@@ -153,6 +171,9 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
         **state,
         "step": index,
         "in_step": _no_sample(),
+        "by_pod": _no_pods(),
+        "trust": trust.begin(_trust(state)),
+        "cpu": _no_cpu(),
         "checks": begun,
         "mirror": mirror.no_copies() if step.mirror else {},
         "promotion": promotion.new(plan, state, step),
@@ -162,7 +183,13 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
 def begin_experiment(plan: Plan, state: State) -> State:
     """The state when the steps have passed and an experiment begins: one more start."""
     begun = {c.name: guardrails.start(c, state["checks"][c.name]) for c in plan.checks}
-    return {**state, "in_step": _no_sample(), "checks": begun}
+    return {
+        **state,
+        "in_step": _no_sample(),
+        "by_pod": _no_pods(),
+        "trust": trust.begin(_trust(state)),
+        "checks": begun,
+    }
 
 
 def absorb(plan: Plan, state: State, look: Look) -> State:
@@ -193,7 +220,10 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "recent": _recent(state["recent"], look),
         "now": _row(look.stable),
         "checks": checks,
-        "pods": {kind: _pods(state["pods"][kind], place, look) for kind, place in EVENT.items()},
+        "pods": {kind: _pods(state["pods"], kind, look) for kind in guardrails.COUNTED},
+        "by_pod": {kind: _by_pod(state, kind, look) for kind in by_pod.KINDS},
+        "trust": _trusted(plan, state, look),
+        "cpu": _cpu(state, look),
         "buckets": buckets,
         "net": state["net"] and _net(state["net"], look),
         "mirror": state["mirror"] and mirror.sampled(state["mirror"], look.mirror),
@@ -206,7 +236,7 @@ def judge(plan: Plan, state: State) -> Judgement:
     """Verdicts on everything absorbed so far."""
     alpha, limits = _alpha(plan, state)
     findings = [guardrails.find(c, state, alpha, limits) for c in plan.checks]
-    guards = [f for f in findings if f.check.action == "Rollback" and f.e_valued]
+    guards = [_of_model(f) for f in findings if f.check.action == "Rollback" and f.e_valued]
     combined = combine.log_mean([f.log_e for f in guards])
     culprit = _culprit(guards, alpha)
     needs = None
@@ -217,13 +247,18 @@ def judge(plan: Plan, state: State) -> Judgement:
     by_name = {r.name: r for r in results}
     alarm = _failed(culprit, by_name) or _other_alarm(findings, state, by_name, alpha)
     hold = next((r for f in findings if (r := _held(f, log_need, by_name)) is not None), None)
-    failed = {r.name: r for r in (alarm, hold) if r is not None}
+    lone = None if alarm is not None else _lone(findings, state, by_name, alpha)
+    found = (alarm, None if lone is None else lone.check, hold)
+    failed = {r.name: r for r in found if r is not None}
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
-    quiet = alarm is None and hold is None
+    doubt = trust.doubt(_trust(state))
+    quiet = alarm is None and hold is None and lone is None and doubt is None
     return Judgement(
         checks=[failed.get(r.name) or _claimed(r, needs) for r in results],
         alarm=alarm,
+        lone=lone,
         hold=hold,
+        doubt=doubt,
         promotion="Pass" if quiet and needs is not None and not needs.missing else "Wait",
         missing=needs.missing if needs is not None else [],
         eta_seconds=needs.eta if needs is not None else None,
@@ -287,11 +322,12 @@ def _other_alarm(
     findings: list[Finding], state: State, results: dict[str, CheckResult], alpha: float
 ) -> CheckResult | None:
     """Failures beside the e-values: a hard limit, a shift, an outage, non-finite scores."""
-    out = state["net"] is not None and outage.fires(state["net"], state["planned"], alpha)
+    out = _out(state, alpha)
     for finding in findings:
         shifted = finding.shifted is not None and finding.shifted.fires
-        down = out and finding.check.type == "ErrorRate"
-        if finding.check.action == "Rollback" and (finding.over_limit or shifted or down):
+        down = out and finding.check.type == "ErrorRate" and not _alone(finding, state, alpha)
+        over = finding.over_limit and not finding.lone
+        if finding.check.action == "Rollback" and (over or shifted or down):
             return _failed(finding, results)
     return _not_finite(state)
 
@@ -318,11 +354,47 @@ def _held(finding: Finding, log_need: float, results: dict[str, CheckResult]) ->
     """A check that asks for a person instead of rolling back."""
     if finding.check.action != "Hold":
         return None
+    if finding.lone:
+        return None
     shifted = finding.shifted is not None and finding.shifted.fires
     proven = finding.e_valued and finding.log_e_without >= log_need
     if shifted or finding.over_limit or (proven and finding.matters):
         return _failed(finding, results)
     return None
+
+
+def _of_model(finding: Finding) -> Finding:
+    """The finding with the evidence that is the model's: a lone pod's is not."""
+    return replace(finding, log_e=finding.log_e_without) if finding.lone else finding
+
+
+def _lone(
+    findings: list[Finding], state: State, results: dict[str, CheckResult], alpha: float
+) -> LoneFailure | None:
+    """The guardrail that would fail, by evidence, a limit or an outage, but for one pod."""
+    out = _out(state, alpha)
+    guards = [f.log_e for f in findings if f.check.action == "Rollback" and f.e_valued]
+    proven = combine.log_mean(guards) >= -math.log(alpha)
+    for finding in findings:
+        pod = finding.pod
+        if out and finding.check.type == "ErrorRate":
+            pod = guardrails.worst_pod(finding.check, state, alpha)
+        elif not (proven or finding.over_limit):
+            continue
+        if finding.check.action == "Rollback" and pod is not None and pod.alone and finding.matters:
+            failed = _failed(finding, results)
+            assert failed is not None
+            return LoneFailure(failed, pod.name)
+    return None
+
+
+def _alone(finding: Finding, state: State, alpha: float) -> bool:
+    pod = guardrails.worst_pod(finding.check, state, alpha)
+    return pod is not None and pod.alone
+
+
+def _out(state: State, alpha: float) -> bool:
+    return state["net"] is not None and outage.fires(state["net"], state["planned"], alpha)
 
 
 def _failed(finding: Finding | None, results: dict[str, CheckResult]) -> CheckResult | None:
@@ -362,6 +434,13 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         stable_n, candidate_n = (sum(side.values()) for side in past)
         stable_value, candidate_value = finding.times
         effect = candidate_value / stable_value if stable_value and candidate_value else None
+    elif check.type == "PodHealth":
+        process = state["checks"][check.name]
+        (stable_n, candidate_n), (stable_x, candidate_x) = process["n"], process["x"]
+        stable_value = stable_x / stable_n if stable_n else None
+        candidate_value = candidate_x / candidate_n if candidate_n else None
+        effect = counts.odds_ratio(process)
+        low, high = finding.odds
     else:
         process, place = state["checks"][check.name], EVENT[check.type]
         stable_value = guardrails.rate(shown["stable"], place)
@@ -382,13 +461,21 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         margin=check.margin if finding.e_valued else check.limit,
         log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
         dispersion=_kept_phi(finding.phi) if check.type in EVENT else None,
-        message=guardrails.sentence(finding, state, shown, log_need),
-        scope="Revision" if check.on_latency else "Package",
+        message=guardrails.sentence(finding, state, shown, log_need) + _beside(finding, state),
+        scope=check.condemns,
     )
 
 
 def _kept_phi(phi: float) -> float:
     return float(counts.PHIS[counts.phi_index(phi)])
+
+
+def _beside(finding: Finding, state: State) -> str:
+    """What is said of a check beside its numbers: the pod that is worst, the CPU it takes."""
+    if finding.pod is not None:
+        return by_pod.sentence(finding.pod)
+    spent = state.get("cpu") or _no_cpu()
+    return words.cpu(spent["stable"], spent["candidate"]) if finding.check.type == "Latency" else ""
 
 
 def _verdict(check: CheckPlan, smaller_n: int, needs: Needs | None) -> Word:
@@ -464,6 +551,46 @@ def _net(state: State, look: Look) -> State:
     return outage.absorb(state, guardrails.counts_of("ErrorRate", look), look.seconds)
 
 
-def _pods(state: State, place: int, look: Look) -> State:
-    arms = ([(pod[0], pod[place]) for pod in arm.pods] for arm in (look.stable, look.candidate))
-    return dispersion.absorb_pods(state, arms)
+def _trust(state: State) -> State:
+    # A state of the version before knows no doubts.
+    doubts: State = state.get("trust") or trust.new()
+    return doubts
+
+
+def _trusted(plan: Plan, state: State, look: Look) -> State:
+    """Copies are split one for one, and a watch has no weight that goes up."""
+    before = _trust(state)
+    if state["phase"] != "canary" or look.mirror is not None:
+        return before
+    return trust.absorb(before, look, sticky=plan.sticky)
+
+
+def _no_cpu() -> State:
+    """Requests of each arm, and the CPU seconds that they took."""
+    return {"stable": [0, 0.0], "candidate": [0, 0.0]}
+
+
+def _cpu(state: State, look: Look) -> State:
+    spent = state.get("cpu") or _no_cpu()
+    arms = (("stable", look.stable), ("candidate", look.candidate))
+    return {
+        name: [spent[name][0] + arm.cpu[0], round(spent[name][1] + arm.cpu[1], 6)]
+        for name, arm in arms
+    }
+
+
+def _no_pods() -> State:
+    return {kind: by_pod.new() for kind in by_pod.KINDS}
+
+
+def _by_pod(state: State, kind: str, look: Look) -> State:
+    # A state of the version before knows no pods by name.
+    had = state.get("by_pod", {}).get(kind) or by_pod.new()
+    return by_pod.absorb(had, *(by_pod.rows(kind, arm) for arm in (look.stable, look.candidate)))
+
+
+def _pods(states: State, kind: str, look: Look) -> State:
+    cells = (
+        [(n, x) for _, n, x in by_pod.rows(kind, arm)] for arm in (look.stable, look.candidate)
+    )
+    return dispersion.absorb_pods(states.get(kind) or dispersion.new_pods(), cells)

@@ -14,7 +14,9 @@ from typing import Any
 
 from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
+from sluice.rollout import judge_pods as by_pod
 from sluice.rollout import judge_words as words
+from sluice.rollout.judge_pods import EVENT, WorstPod
 from sluice.rollout.plan import CheckPlan
 from sluice.stats import combine, counts, dispersion, hard_limit, latency, shift
 from sluice.stats.counts import Floats
@@ -22,8 +24,8 @@ from sluice.stats.look import Look
 
 State = dict[str, Any]
 
-EVENT = {"ClientErrorRate": 1, "ErrorRate": 2}
-"""Place of the event in a cell (requests, client errors, model errors)."""
+COUNTED = (*EVENT, "PodHealth")
+"""Types that Engine C judges by counts."""
 
 MIN_DIFFERENCE = 0.001
 """Observed difference below which nobody is rolled back, whatever the ratio."""
@@ -38,7 +40,8 @@ class Finding:
     """What one check found: evidence, whether the difference matters, and how it survives.
 
     ``times``: both arms' recent latency, in seconds, at the quantile with most evidence.  ``odds``:
-    confidence sequence (95 %) of a rate's odds ratio.  ``numbers``: both arms of a metric.
+    confidence sequence (95 %) of a rate's odds ratio.  ``pod``: the one that carries the evidence.
+    ``numbers``: both arms of a metric.
     """
 
     check: CheckPlan
@@ -52,6 +55,12 @@ class Finding:
     phi: float = 1.0
     odds: tuple[float | None, float | None] = (None, None)
     numbers: metrics.Numbers = field(default_factory=metrics.Numbers)
+    pod: WorstPod | None = None
+
+    @property
+    def lone(self) -> bool:
+        """Whether one pod fails and nothing is left without it: no evidence on the model."""
+        return self.pod is not None and self.pod.alone
 
     @property
     def e_valued(self) -> bool:
@@ -80,7 +89,7 @@ def start(check: CheckPlan, process: State) -> State:
         return latency.start(process)
     if metrics.judges(check):
         return metrics.start(process)
-    return counts.start(process) if check.type in EVENT else process
+    return counts.start(process) if check.type in COUNTED else process
 
 
 def absorb(
@@ -96,7 +105,7 @@ def absorb(
     gains come back beside the processes.
     """
     done = dict(processes)
-    rates = [check for check in checks if check.type in EVENT]
+    rates = [check for check in checks if check.type in COUNTED]
     states = [processes[check.name] for check in rates]
     seen_counts = [counts_of(check.type, look) for check in rates]
     most = [math.inf] * len(rates)
@@ -160,6 +169,10 @@ def _absorb_scores(process: State, look: Look) -> State:
 def counts_of(kind: str, look: Look) -> counts.Counts:
     """A look's events of one kind."""
     stable, candidate = look.stable, look.candidate
+    if kind == "PodHealth":
+        sides = (stable.minutes, candidate.minutes)
+        sums = [(sum(m.observed for m in s), sum(m.failed for m in s)) for s in sides]
+        return counts.Counts(*sums[0], *sums[1])
     if kind == "ErrorRate":
         return counts.Counts(stable.n, stable.model_errors, candidate.n, candidate.model_errors)
     return counts.Counts(stable.n, stable.client_errors, candidate.n, candidate.client_errors)
@@ -189,18 +202,50 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         log_e, worst = combine.log_mean(each), latency.worst(each)
         times = latency.values(process, worst)
         return Finding(check, log_e, log_e, quantile=worst, phi=phi, times=times)
+    if check.type == "PodHealth":
+        return _find_pods(check, state, alpha)
     place = EVENT[check.type]
     phi = phi_of(state, check.type)
     log_e = counts.log_e(process, phi)
+    over = _over_limit(state, check, place, limit_alpha(alpha, limits))
+    pod = worst_pod(check, state, alpha) if over or log_e >= -math.log(alpha) else None
+    left = _without_largest(process, state, place, phi, log_e)
     return Finding(
         check,
         log_e,
-        _without_largest(process, state, place, phi, log_e),
+        min(left, pod.others) if pod is not None and pod.alone else left,
         matters=_matters(state, place),
-        over_limit=_over_limit(state, check, place, limit_alpha(alpha, limits)),
+        over_limit=over,
         phi=phi,
         odds=counts.confidence(process, DISPLAY_ALPHA, phi),
+        pod=pod,
     )
+
+
+def _find_pods(check: CheckPlan, state: State, alpha: float) -> Finding:
+    """What minutes of pods say.  Those of one pod hang together, so one pod never alarms alone."""
+    process = state["checks"][check.name]
+    (stable_n, n), (stable_x, x) = process["n"], process["x"]
+    pods = dispersion.phi_of_pods(state["pods"].get(check.type, {}))
+    phi = float(dispersion.phi_of_alarm(*pods, n / max(1, stable_n)))
+    log_e = counts.log_e(process, phi)
+    pod = worst_pod(check, state, alpha) if log_e >= -math.log(alpha) else None
+    return Finding(
+        check,
+        log_e,
+        min(log_e, pod.others) if pod is not None and pod.alone else log_e,
+        matters=stable_n > 0 and n > 0 and x / n - stable_x / stable_n >= MIN_DIFFERENCE,
+        phi=phi,
+        odds=counts.confidence(process, DISPLAY_ALPHA, phi),
+        pod=pod,
+    )
+
+
+def worst_pod(check: CheckPlan, state: State, alpha: float) -> WorstPod | None:
+    """The candidate's pod that carries the check's failures in this step, if one does."""
+    apart = 0.0 if check.type == "PodHealth" else by_pod.APART
+    known = state.get("by_pod", {}).get(check.type)
+    return None if known is None else by_pod.worst(known, check.margin, -math.log(alpha), apart)
 
 
 def limit_alpha(alpha: float, limits: int) -> float:
@@ -279,6 +324,8 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
         return mirror.sentence(check, state["checks"][check.name])
     if check.type == "Latency":
         return _latency_sentence(finding, state, log_need)
+    if check.type == "PodHealth":
+        return _pods_sentence(finding, state, log_need)
     place = EVENT[check.type]
     low, high = finding.odds
     limit = ""
@@ -291,6 +338,17 @@ def sentence(finding: Finding, state: State, shown: State, log_need: float) -> s
         f"{words.many(candidate[0])} requests, stable {words.percent(rate(stable, place))} of "
         f"{words.many(stable[0])}{_lately(state, place)} ({words.ratio_range(low, high)}, "
         f"tolerated {check.margin:g}{limit}), {evidence}."
+    )
+
+
+def _pods_sentence(finding: Finding, state: State, log_need: float) -> str:
+    process = state["checks"][finding.check.name]
+    (stable_n, n), (stable_x, x) = process["n"], process["x"]
+    return (
+        f"Pods crashed, ran out of memory or were not ready in {words.many(x)} of {words.many(n)} "
+        f"pod-minutes, stable's in {words.many(stable_x)} of {words.many(stable_n)} "
+        f"({words.ratio_range(*finding.odds)}, tolerated {finding.check.margin:g}), "
+        f"{words.evidence(finding.log_e, log_need)}."
     )
 
 

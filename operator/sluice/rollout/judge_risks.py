@@ -12,6 +12,7 @@ from typing import Any
 
 from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout import judge_words as words
+from sluice.rollout.judge_pods import EVENT
 from sluice.rollout.plan import Plan, StepPlan
 from sluice.stats import bounded_risk, dispersion, non_inferiority
 from sluice.stats.look import Look
@@ -134,7 +135,7 @@ def _past_rate(state: State, kind: str) -> float | None:
     sample = state["total"]["stable"]
     if sample[0] < MIN_HISTORY:
         return None
-    return float((sample[guardrails.EVENT[kind]] + 0.5) / (sample[0] + 1.0))
+    return float((sample[EVENT[kind]] + 0.5) / (sample[0] + 1.0))
 
 
 def _traffic(state: State) -> float:

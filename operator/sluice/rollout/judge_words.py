@@ -6,6 +6,7 @@ Called by sluice.rollout.judge and its parts, and by what says how long it takes
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 KINDS = {"ErrorRate": "error rate", "ClientErrorRate": "client error rate (4xx)"}
 
@@ -50,6 +51,18 @@ def _number(log_value: float) -> str:
     return (
         f"{math.exp(log_value):.3g}" if log_value < math.log(1000) else f"{math.exp(log_value):.0f}"
     )
+
+
+def cpu(stable: Sequence[float], candidate: Sequence[float]) -> str:
+    """CPU time per request of both arms, each as (requests, seconds); empty while one has none."""
+    if stable[0] == 0 or candidate[0] == 0:
+        return ""
+    spent = (seconds / requests for requests, seconds in (candidate, stable))
+    return " CPU per request {}, stable {} (not judged).".format(*map(_cpu_time, spent))
+
+
+def _cpu_time(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} µs"
 
 
 def many(count: float) -> str:

@@ -110,6 +110,7 @@ def _end(draft: Draft, plan: Plan) -> None:
         judge=judging.begin_step(plan, state, index),
         snapshot={},
         metrics={},
+        pod_minutes={},
         mirror_seen=None,
         quiet=Quiet(),
     )

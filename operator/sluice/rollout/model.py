@@ -100,6 +100,8 @@ class RolloutProgress(Block):
     paused: str = ""
     paused_by_check: bool = False
     pass_step: bool = False
+    replaced: str = ""
+    """The pod that failed alone and had to go; only one ever has."""
     skip_steps: bool = False
     estimate: str = ""
     """What can be seen at this traffic and how long it takes; said once."""
@@ -148,6 +150,7 @@ class WatchProgress(Block):
     plan: dict[str, Any] = Field(default_factory=dict)
     duration: float = 0.0
     min_requests: int = 0
+    replaced: str = ""
     since_anchor: dict[str, float] = Field(default_factory=dict)
     """The roles' total before this promotion: what holds again when it is undone."""
 
@@ -207,6 +210,8 @@ class Progress(Block):
     snapshot: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     """How far the sources of metric checks have been read, by check; begins with the snapshot."""
+    pod_minutes: dict[str, Any] = Field(default_factory=dict)
+    """Minutes of each pod that have been counted (sluice.evidence.pod_minutes)."""
     looks: int = 0
     look_at: float = 0.0
     empty_looks: int = 0
@@ -372,6 +377,7 @@ class Decision:
     status: dict[str, Any]
     replicas: dict[str, int] = field(default_factory=dict)
     retire: frozenset[str] = frozenset()
+    replace: frozenset[str] = frozenset()
     new_revision: NewRevision | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     resolve: bool = False

@@ -20,6 +20,7 @@ CheckType = Literal[
     "ErrorRate",
     "ClientErrorRate",
     "Latency",
+    "PodHealth",
     "PredictionShift",
     "Disagreement",
     "Metric",
@@ -45,7 +46,7 @@ DEFAULT_NAMES = {
     "Latency": "latency",
     "PredictionShift": "prediction-shift",
 }
-DEFAULT_MARGINS = {"ErrorRate": 1.2, "ClientErrorRate": 1.2, "Latency": 1.1}
+DEFAULT_MARGINS = {"ErrorRate": 1.2, "ClientErrorRate": 1.2, "Latency": 1.1, "PodHealth": 1.2}
 DEFAULT_LIMITS = {"PredictionShift": 0.25, "Disagreement": 0.05}
 HOLDS = ("PredictionShift", "Disagreement")
 """Other answers are not yet wrong answers: a person decides, unless the spec says otherwise."""
@@ -116,9 +117,10 @@ class CheckPlan:
     tolerance: float = DEFAULT_TOLERANCE
 
     @property
-    def on_latency(self) -> bool:
-        """Whether it judges time, which is a revision's and not a package's."""
-        return self.type == "Latency" or (self.value or "").startswith("Latency")
+    def condemns(self) -> Literal["Package", "Revision"]:
+        """What a failure quarantines: time, crashes and memory are a revision's own."""
+        own = self.type in ("Latency", "PodHealth") or (self.value or "").startswith("Latency")
+        return "Revision" if own else "Package"
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def provision(draft: Draft) -> None:
         step_observed=0.0,
         mirror_ended=0.0,
     )
-    draft.set_progress(judge={}, snapshot={}, metrics={})
+    draft.set_progress(judge={}, snapshot={}, metrics={}, pod_minutes={})
     draft.come_back(0.0)
 
 

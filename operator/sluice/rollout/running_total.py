@@ -14,6 +14,7 @@ import math
 from sluice.api.status import SinceAnchor
 from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout.draft import Draft
+from sluice.rollout.judge_pods import EVENT
 from sluice.rollout.messages import annotate, short, with_way_out
 from sluice.rollout.plan import Plan, analysis_plan
 from sluice.stats import counts
@@ -56,7 +57,7 @@ def after(draft: Draft, plan: Plan) -> dict[str, float]:
     if rollout.pass_step and _over(draft, plan):
         return {}
     state, total = draft.progress.judge, dict(draft.roles.since_anchor)
-    for kind in guardrails.EVENT:
+    for kind in EVENT:
         name = next((c.name for c in plan.checks if c.type == kind), "")
         if name not in state.get("checks", {}) or state["phase"] != "canary":
             continue

@@ -137,6 +137,12 @@ TRANSITIONS: tuple[Transition, ...] = (
         usual=True,
     ),
     *_from("Experimenting", "a guardrail fails", "RollingBack", "interrupts"),
+    *_from(
+        "Stepping Experimenting Promoting",
+        "the environment is suspected",
+        "RollingBack",
+        "interrupts",
+    ),
     *_from("Mirroring Stepping", "undecided at maxDuration", "RollingBack", "steps"),
     *_from(_AT_WORK, "a Fail is on record", "RollingBack", "interrupts"),
     *_from("RollingBack", "no router sends it traffic", "Stopped", "rollback", usual=True),

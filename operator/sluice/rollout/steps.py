@@ -77,6 +77,9 @@ def judge_step(draft: Draft, plan: Plan) -> None:
     if verdict is not None and verdict.hold is not None:
         _wait_for_a_person(draft, f"{verdict.hold.message} Held for a person.", "Held", digest)
         return
+    if verdict is not None and verdict.doubt is not None:
+        draft.wait(f"Held: {verdict.doubt.message}", reason="WaitingForEvidence")
+        return
     enough_time = rollout.step_observed >= current.min_duration
     passes = verdict is not None and verdict.promotion == "Pass" and enough_time
     by_gates = not passes and no_traffic.passes_by_gates(draft, current)

@@ -37,6 +37,7 @@ def begin(draft: Draft, revision: str, previous: str, plan: Plan, *, event: str 
         judge=judging.new_state(plan, "watch", planned_looks=looks),
         snapshot={},
         metrics={},
+        pod_minutes={},
     )
 
 
@@ -58,7 +59,7 @@ def watch(draft: Draft) -> None:
 def end(draft: Draft, *, event: str) -> None:
     """Gives the previous revision's share to stable; its pods go once routers confirm."""
     draft.set_roles(previous=None, holdback=0)
-    draft.set_progress(event=event, watch=None, judge={}, snapshot={}, metrics={})
+    draft.set_progress(event=event, watch=None, judge={}, snapshot={}, metrics={}, pod_minutes={})
 
 
 def take_back(draft: Draft, failure: Failure, *, event: str, withdrawn: bool = False) -> None:
@@ -85,6 +86,7 @@ def take_back(draft: Draft, failure: Failure, *, event: str, withdrawn: bool = F
         judge={},
         snapshot={},
         metrics={},
+        pod_minutes={},
         outcome=_outcome(draft, revision, withdrawn),
         last_rollback=LastRollback(
             from_=revision,
@@ -123,4 +125,5 @@ def _requests(draft: Draft) -> int:
     verdict = draft.judgement
     if verdict is None or not verdict.checks:
         return 0
-    return max(c.candidate_n for c in verdict.checks)
+    # Minutes of pods are no requests.
+    return max(c.candidate_n for c in verdict.checks if c.type != "PodHealth")

@@ -46,6 +46,6 @@ def _readable(draft: Draft) -> None:
             step = max(step, plan.first_weight)
         draft.set_rollout(plan=plan.to_json(), step=step)
         experiment = _unplanned(draft.progress.experiment)
-        draft.set_progress(judge={}, snapshot={}, metrics={}, experiment=experiment)
+        draft.set_progress(judge={}, snapshot={}, metrics={}, pod_minutes={}, experiment=experiment)
     if watching is not None and Plan.read(watching.plan) is None:
         begin(draft, watching.revision, watching.previous, plan)

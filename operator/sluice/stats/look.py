@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sluice.stats.counts import Counts
 from sluice.stats.means import Moments
@@ -21,6 +22,14 @@ BUCKETS = 500
 
 Cell = tuple[int, int, int]
 """Requests, client errors, model errors."""
+
+
+class PodMinutes(NamedTuple):
+    """Minutes of one pod that ended in a look, and those of them in which it failed."""
+
+    pod: str
+    observed: int
+    failed: int
 
 
 def latency_edge(index: int) -> float:
@@ -42,7 +51,8 @@ class ArmLook:
     ``model_errors`` holds everything that is the arm's fault: 5xx, attempts that the router
     retried, timeouts, aborts.  ``latency`` holds warm pods only.  ``score_reference`` is the
     revision's own profile on the same bins as ``scores``.  ``load_per_pod`` is requests per warm
-    pod.
+    pod; ``cpu`` are requests of those and the CPU seconds that their processes took meanwhile.
+    ``pod_names`` are those of ``pods`` in the same order, or nothing where nobody knows them.
     """
 
     n: int = 0
@@ -53,8 +63,11 @@ class ArmLook:
     score_reference: tuple[int, ...] = ()
     non_finite: int = 0
     pods: tuple[Cell, ...] = ()
+    pod_names: tuple[str, ...] = ()
     buckets: Mapping[int, Cell] = field(default_factory=dict)
     load_per_pod: float = 0.0
+    minutes: tuple[PodMinutes, ...] = ()
+    cpu: tuple[int, float] = (0, 0.0)
 
     def check(self, source: str) -> None:
         """Raise ValueError, naming ``source``, when the numbers cannot be true."""
@@ -72,6 +85,8 @@ class ArmLook:
                 f"{source}: {len(self.scores)} score bins but {len(self.score_reference)} in the "
                 "reference profile"
             )
+        if self.pod_names and len(self.pod_names) != len(self.pods):
+            raise ValueError(f"{source}: {len(self.pod_names)} names of {len(self.pods)} pods")
         for position, pod in enumerate(self.pods):
             _check_cell(pod, f"{source}: pod {position}")
         for bucket, cell in self.buckets.items():
@@ -80,6 +95,14 @@ class ArmLook:
             _check_cell(cell, f"{source}: unit bucket {bucket}")
         if not math.isfinite(self.load_per_pod) or self.load_per_pod < 0:
             raise ValueError(f"{source}: load per pod is {self.load_per_pod}, not a number >= 0")
+        _check_count(self.cpu[0], f"{source}: requests beside CPU seconds")
+        if not math.isfinite(self.cpu[1]) or self.cpu[1] < 0:
+            raise ValueError(f"{source}: {self.cpu[1]} CPU seconds, not a number >= 0")
+        for name, observed, failed in self.minutes:
+            _check_count(observed, f"{source}: minutes of pod {name}")
+            _check_count(failed, f"{source}: failed minutes of pod {name}")
+            if failed > observed:
+                raise ValueError(f"{source}: pod {name} failed in {failed} of {observed} minutes")
 
 
 @dataclass(frozen=True)

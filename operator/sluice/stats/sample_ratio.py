@@ -11,7 +11,7 @@ the Beta(k w, k (1 - w)) mixture up to the shape of the prior: a tenth of the pr
 wider, so that a total mismatch needs dozens of units, not hundreds.
 
 Count units, never requests.  A mismatch makes every comparison untrusted; it is no verdict on the
-candidate.  Called by sluice.cli.judge.  The state is plain JSON.
+candidate.  Called by sluice.cli.judge and sluice.rollout.  The state is plain JSON.
 """
 
 from __future__ import annotations
