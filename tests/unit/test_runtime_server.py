@@ -267,6 +267,7 @@ def test_every_answer_names_its_revision_and_others_are_sent_away(iris: Built) -
         body = json.dumps(iris.rows[0]).encode()
         status, headers, _ = running.request("POST", "/predict", body, {"X-Sluice-Revision": "r2"})
         assert (status, headers["retry-after"], headers["x-sluice-revision"]) == (503, "0", "rev1")
+        assert headers["connection"] == "close"
         assert running.post("/predict", body, X_Sluice_Revision="rev1")[0] == 200
         counters = running.counters()
         assert counters["misdirected"] == 1

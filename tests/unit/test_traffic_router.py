@@ -201,6 +201,19 @@ async def test_a_slot_is_repointed_under_load_without_a_failed_request(lab: Lab)
 
 
 @lab_test
+async def test_no_connection_to_the_pods_before_is_used_after_a_slot_was_repointed(
+    lab: Lab,
+) -> None:
+    await two_arms(lab, 2)
+    await put(lab, Weights("a", "b", 50))
+    assert "new" in arm_of(await ask(lab, USERS)).values()
+    await put(lab, Weights("a"))
+    await lab.point("b", await lab.revision("newer", 2))
+    await put(lab, Weights("a", "b", 50))
+    assert set(arm_of(await ask(lab, USERS)).values()) == {"old", "newer"}
+
+
+@lab_test
 async def test_a_slot_that_carries_traffic_is_not_repointed(lab: Lab) -> None:
     await two_arms(lab)
     await put(lab, Weights("a", "b", 5))

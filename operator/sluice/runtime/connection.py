@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
 
     def answered(self, exchange: _Exchange, response: Response) -> None:
         """An exchange has its answer; write it when its turn comes."""
-        keep_alive = exchange.keep_alive and not self._port.closing
+        keep_alive = exchange.keep_alive and not self._port.closing and not response.last
         exchange.keep_alive = keep_alive
         exchange.data = render(
             response, keep_alive=keep_alive, head=exchange.head, constant=self._port.constant

@@ -62,12 +62,13 @@ Event = Request | BadRequest
 
 @dataclass(slots=True)
 class Response:
-    """An answer, before it is bytes."""
+    """An answer, before it is bytes.  The connection closes after its ``last``."""
 
     status: int
     body: bytes = b""
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    last: bool = False
 
 
 def _status_line(status: int) -> bytes:

@@ -86,7 +86,10 @@ class Predictions:
             problem = unavailable(
                 "Misdirected", "this server serves another revision; try again", retry_after=0
             )
-            exchange.answer(error_response(problem, route))
+            refused = error_response(problem, route)
+            # A router that was pointed elsewhere would go on sending through this connection.
+            refused.last = True
+            exchange.answer(refused)
             return
         if copied_from is not None:
             _Mirrored(self, route, exchange, copied_from.decode("latin-1")).start(request)

@@ -15,14 +15,16 @@ from sluice.traffic.admin import RouterPod
 class SlotState:
     """Where a slot points and whom it can reach.
 
-    ``addresses`` are all pods the slot has from DNS, ``up`` those that pass their checks; ``vip``
-    is the ClusterIP behind them, absent while it is off.
+    ``addresses`` are all pods the slot has from DNS, ``up`` those that pass their checks, ``known``
+    the names of servers with an address; ``vip`` is the ClusterIP behind them, absent while it is
+    off.
     """
 
     revision: str
     hosts: frozenset[str]
     addresses: frozenset[str] = frozenset()
     up: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
     vip: str | None = None
 
     def points_at(self, target: SlotTarget) -> bool:

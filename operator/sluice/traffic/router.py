@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sluice.errors import SluiceError
@@ -136,7 +136,7 @@ class RouterClient:
                     hint="Set its weight to 0 first.",
                     reason="SlotCarriesTraffic",
                 )
-            answers = await session.run(self._pointing(slot, target))
+            answers = await session.run(self._pointing(slot, seen.slots[slot].known, target))
             state = (await self._observe(session, pod)).slots[slot]
             if not state.points_at(target):
                 said = next((a.strip() for a in answers if a.strip()), "nothing")
@@ -161,17 +161,28 @@ class RouterClient:
 
         return await self._change(pods, push)
 
-    def _pointing(self, slot: str, target: SlotTarget) -> list[str]:
+    def _pointing(self, slot: str, known: Collection[str], target: SlotTarget) -> list[str]:
         count = self._shape.servers_per_slot
         vip = target.cluster_ip or UNSET_ADDRESS
         return [
             f"set map {map_path(self._shape, 'revisions')} {slot} {target.revision}",
             f"set map {map_path(self._shape, 'timeouts')} {slot} {target.timeout_ms}",
             f"set server {slot}/{VIP} state maint",
+            *self._forgetting(slot, known),
             *(f"set server {slot}/s{i} fqdn {target.host}" for i in range(1, count + 1)),
             f"set server {slot}/{VIP} addr {vip} port {self._shape.service_port}",
             *([f"set server {slot}/{VIP} state ready"] if target.cluster_ip else []),
         ]
+
+    def _forgetting(self, slot: str, known: Collection[str]) -> Iterable[str]:
+        """Another address closes idle connections, which another name does not.
+
+        Without it requests go on reaching the pods before, through connections that are open still.
+        And who was up there is not up elsewhere until a check has passed.
+        """
+        for server in sorted(known):
+            yield f"set server {slot}/{server} addr {UNSET_ADDRESS} port {self._shape.serving_port}"
+            yield f"set server {slot}/{server} health down"
 
     async def _read(self, session: AdminSession, pod: RouterPod) -> PodObservation:
         return await self._observe(session, pod)
@@ -317,6 +328,7 @@ def _slot_state(revision: str, rows: Sequence[ServerRow]) -> SlotState:
         hosts=frozenset(row.host or "" for row in pods),
         addresses=frozenset(row.address for row in pods if row.address),
         up=frozenset(row.address for row in pods if row.address and row.up),
+        known=frozenset(row.name for row in pods if row.address),
         vip=vip.address if vip.up else None,
     )
 
