@@ -75,9 +75,12 @@ def test_a_source_that_cannot_be_read_is_no_absence_of_traffic() -> None:
 
 def test_stable_with_requests_and_the_candidate_without_is_a_routing_fault() -> None:
     world = silent(rate=4.5, onNoTraffic="PromoteByGates", steps=steps(minDuration="60s"))
-    world.run(120)
+    world.run(60)
     assert (state(world), world.roles.weight) == ("Stepping", 5), "9 a look round to no request"
     assert "does not get its share" in world.status["step"]["summary"]
+    world.run(20)
+    assert (state(world), world.roles.weight) == ("Stopped", 0)
+    assert "Withdrawn without a verdict" in world.condition("Ready").message
 
 
 def test_enough_traffic_is_judged_whatever_was_chosen() -> None:

@@ -130,7 +130,7 @@ def _with_estimate(draft: Draft, said: str) -> str:
     """The message with the estimate after it, where both fit."""
     rollout = draft.rollout
     assert rollout is not None
-    longer = f"{said} {rollout.estimate}"
+    longer = f"{said} ({rollout.estimate.removesuffix('.')})"
     return longer if rollout.estimate and len(longer) <= LIMIT else said
 
 
