@@ -31,8 +31,8 @@ demo: binaries ## The main job on a real control plane: a good rollout, bad ones
 test: binaries ## Every test, against a real API server, router and model servers
 	@echo "== unit and property tests"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property
-	@echo "== integration tests on an embedded control plane"
-	@$(BIN)/python -m pytest tests/integration
+	@echo "== integration tests, on two embedded control planes"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration
 
 e2e: binaries ## The demo as a test: every promise of its story (about 6 minutes)
 	@$(BIN)/python -m pytest tests/e2e

@@ -46,7 +46,8 @@ def values(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     if kind == "boolean":
         return st.booleans()
     if kind == "array":
-        return st.lists(values(name, schema["items"]), min_size=1, max_size=3)
+        most = min(3, schema.get("maxItems", 3))
+        return st.lists(values(name, schema["items"]), min_size=1, max_size=most)
     if kind == "object":
         return objects(schema)
     if schema.get("format") == "date-time":
