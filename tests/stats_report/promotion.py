@@ -110,7 +110,7 @@ class Ladder:
     def run(self, hours: float) -> Outcome:
         """Looks until every run has ended or ``hours`` are over."""
         self._begin(np.ones(len(self.end), dtype=np.bool_))
-        while float(self.seconds.min()) < 3600 * hours and (self.end == WAITING).any():
+        while float(self.seconds[self.end == WAITING].min(initial=math.inf)) < 3600 * hours:
             self._look(self._length())
         return Outcome(self.end, self.seconds / 60.0)
 
