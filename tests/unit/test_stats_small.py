@@ -123,6 +123,22 @@ def _histogram(rng: np.random.Generator, n: int, median: float) -> dict[int, int
     return {b: bins.count(b) for b in set(bins)}
 
 
+def test_a_latency_state_of_the_version_before_goes_on() -> None:
+    look, margin = {300: 900, 310: 90, 320: 10}, latency.tolerance_of("comparable", 1.1)
+    state = latency.absorb(latency.start(latency.new(1)), look, look, margin)
+    before = {
+        **state,
+        **{
+            kind: [{str(p[0] + i): n for i, n in enumerate(p[1:]) if n} for p in state[kind]]
+            for kind in ("past", "recent")
+        },
+    }
+    assert latency.seen(before) == latency.seen(state) == (1000, 1000)
+    assert latency.values(before, 0) == latency.values(state, 0)
+    after, now = (latency.absorb(s, look, look, margin) for s in (before, state))
+    assert after == now
+
+
 def _latency_run(
     seed: int, slower: float, looks: int = 20, weight: float = 0.5
 ) -> dict[str, float]:

@@ -29,7 +29,7 @@ from sluice.rollout.judge_pods import EVENT
 from sluice.rollout.judge_promotion import Needs
 from sluice.rollout.judge_trust import Doubt
 from sluice.rollout.plan import CheckPlan, Plan
-from sluice.stats import combine, counts, dispersion, outage, watch
+from sluice.stats import combine, counts, dispersion, latency, outage, watch
 from sluice.stats.look import ArmLook, Look
 
 State = dict[str, Any]
@@ -220,7 +220,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
         "recent": _recent(state["recent"], look),
         "now": _row(look.stable),
         "checks": checks,
-        "pods": {kind: _pods(state["pods"], kind, look) for kind in guardrails.COUNTED},
+        "pods": _pods(state["pods"], look),
         "by_pod": {kind: _by_pod(state, kind, look) for kind in by_pod.KINDS},
         "trust": _trusted(plan, state, look),
         "cpu": _cpu(state, look),
@@ -235,7 +235,7 @@ def absorb(plan: Plan, state: State, look: Look) -> State:
 def judge(plan: Plan, state: State) -> Judgement:
     """Verdicts on everything absorbed so far."""
     alpha, limits = _alpha(plan, state)
-    findings = [guardrails.find(c, state, alpha, limits) for c in plan.checks]
+    findings = guardrails.find_each(plan.checks, state, alpha, limits)
     guards = [_of_model(f) for f in findings if f.check.action == "Rollback" and f.e_valued]
     combined = combine.log_mean([f.log_e for f in guards])
     culprit = _culprit(guards, alpha)
@@ -430,8 +430,7 @@ def _result(state: State, finding: Finding, needs: Needs | None, log_need: float
         stable_value, candidate_value = None, mirror.share(process)
         low, high = mirror.bounds(process)
     elif check.type == "Latency":
-        past = state["checks"][check.name]["past"]
-        stable_n, candidate_n = (sum(side.values()) for side in past)
+        stable_n, candidate_n = latency.seen(state["checks"][check.name])
         stable_value, candidate_value = finding.times
         effect = candidate_value / stable_value if stable_value and candidate_value else None
     elif check.type == "PodHealth":
@@ -589,8 +588,11 @@ def _by_pod(state: State, kind: str, look: Look) -> State:
     return by_pod.absorb(had, *(by_pod.rows(kind, arm) for arm in (look.stable, look.candidate)))
 
 
-def _pods(states: State, kind: str, look: Look) -> State:
-    cells = (
-        [(n, x) for _, n, x in by_pod.rows(kind, arm)] for arm in (look.stable, look.candidate)
-    )
-    return dispersion.absorb_pods(states.get(kind) or dispersion.new_pods(), cells)
+def _pods(states: State, look: Look) -> State:
+    cells = [
+        [[(n, x) for _, n, x in by_pod.rows(kind, arm)] for arm in (look.stable, look.candidate)]
+        for kind in guardrails.COUNTED
+    ]
+    had = [states.get(kind) or dispersion.new_pods() for kind in guardrails.COUNTED]
+    after = dispersion.absorb_pods_each(had, cells)
+    return dict(zip(guardrails.COUNTED, after, strict=True))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
@@ -178,9 +178,38 @@ def counts_of(kind: str, look: Look) -> counts.Counts:
     return counts.Counts(stable.n, stable.client_errors, candidate.n, candidate.client_errors)
 
 
-def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
-    """What the check says on everything absorbed so far."""
+def find_each(
+    checks: Sequence[CheckPlan], state: State, alpha: float, limits: int
+) -> list[Finding]:
+    """What every check says on everything absorbed so far; counts are computed together."""
+    counted = [check for check in checks if check.type in COUNTED]
+    processes = [state["checks"][check.name] for check in counted]
+    phis = [_phi(check, state) for check in counted]
+    rows = zip(
+        phis,
+        counts.log_e_each(processes, phis) if processes else [],
+        counts.confidence_each(processes, DISPLAY_ALPHA, phis),
+        strict=True,
+    )
+    known = {check.name: Counted(*row) for check, row in zip(counted, rows, strict=True)}
+    return [_find(check, state, alpha, limits, known.get(check.name)) for check in checks]
+
+
+class Counted(NamedTuple):
+    """Dispersion, evidence and confidence sequence of a check that counts events."""
+
+    phi: float
+    log_e: float
+    odds: tuple[float | None, float | None]
+
+
+def _find(
+    check: CheckPlan, state: State, alpha: float, limits: int, counted: Counted | None
+) -> Finding:
     process = state["checks"][check.name]
+    if counted is not None:
+        found = _find_pods if check.type == "PodHealth" else _find_events
+        return found(check, state, alpha, limits, counted)
     if metrics.judges(check):
         floor = units_floor(state)
         evidence = metrics.log_e(check, process, floor)
@@ -202,11 +231,14 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         log_e, worst = combine.log_mean(each), latency.worst(each)
         times = latency.values(process, worst)
         return Finding(check, log_e, log_e, quantile=worst, phi=phi, times=times)
-    if check.type == "PodHealth":
-        return _find_pods(check, state, alpha)
-    place = EVENT[check.type]
-    phi = phi_of(state, check.type)
-    log_e = counts.log_e(process, phi)
+    raise ValueError(f"no check of type {check.type} is known")
+
+
+def _find_events(
+    check: CheckPlan, state: State, alpha: float, limits: int, counted: Counted
+) -> Finding:
+    process, place = state["checks"][check.name], EVENT[check.type]
+    phi, log_e, odds = counted
     over = _over_limit(state, check, place, limit_alpha(alpha, limits))
     pod = worst_pod(check, state, alpha) if over or log_e >= -math.log(alpha) else None
     left = _without_largest(process, state, place, phi, log_e)
@@ -217,18 +249,18 @@ def find(check: CheckPlan, state: State, alpha: float, limits: int) -> Finding:
         matters=_matters(state, place),
         over_limit=over,
         phi=phi,
-        odds=counts.confidence(process, DISPLAY_ALPHA, phi),
+        odds=odds,
         pod=pod,
     )
 
 
-def _find_pods(check: CheckPlan, state: State, alpha: float) -> Finding:
+def _find_pods(
+    check: CheckPlan, state: State, alpha: float, limits: int, counted: Counted
+) -> Finding:
     """What minutes of pods say.  Those of one pod hang together, so one pod never alarms alone."""
     process = state["checks"][check.name]
     (stable_n, n), (stable_x, x) = process["n"], process["x"]
-    pods = dispersion.phi_of_pods(state["pods"].get(check.type, {}))
-    phi = float(dispersion.phi_of_alarm(*pods, n / max(1, stable_n)))
-    log_e = counts.log_e(process, phi)
+    phi, log_e, odds = counted
     pod = worst_pod(check, state, alpha) if log_e >= -math.log(alpha) else None
     return Finding(
         check,
@@ -236,7 +268,7 @@ def _find_pods(check: CheckPlan, state: State, alpha: float) -> Finding:
         min(log_e, pod.others) if pod is not None and pod.alone else log_e,
         matters=stable_n > 0 and n > 0 and x / n - stable_x / stable_n >= MIN_DIFFERENCE,
         phi=phi,
-        odds=counts.confidence(process, DISPLAY_ALPHA, phi),
+        odds=odds,
         pod=pod,
     )
 
@@ -256,6 +288,15 @@ def limit_alpha(alpha: float, limits: int) -> float:
 def units_floor(state: State) -> float:
     """Dispersion where no unit buckets say more: users with lasting rates, when they stick."""
     return 1.0 if state["buckets"] is None else dispersion.STICKY_FLOOR
+
+
+def _phi(check: CheckPlan, state: State) -> float:
+    if check.type != "PodHealth":
+        return phi_of(state, check.type)
+    # Minutes have no users, and pods of the two arms need not be equally many.
+    stable_n, n = state["checks"][check.name]["n"]
+    pods = dispersion.phi_of_pods(state["pods"].get(check.type, {}))
+    return float(dispersion.phi_of_alarm(*pods, n / max(1, stable_n)))
 
 
 def phi_of(state: State, kind: str) -> float:
@@ -369,7 +410,7 @@ def rate(sample: list[int], place: int) -> float | None:
 def _latency_sentence(finding: Finding, state: State, log_need: float) -> str:
     process = state["checks"][finding.check.name]
     stable, candidate = finding.times
-    n = [sum(side.values()) for side in process["past"]]
+    n = latency.seen(process)
     name = f"p{100 * latency.QUANTILES[finding.quantile]:.0f}"
     text = (
         f"Latency {name} lately {words.millis(candidate)}, stable {words.millis(stable)} (seen "

@@ -39,7 +39,7 @@ LAST_RATIO = 1.2
 client's mistake, two points are noise, and the last step decides."""
 
 NOTHING = 1e-300
-ROUNDS, POINTS = 4, 32
+ROUNDS, POINTS = 3, 64
 """The bound is found to 2 / 32^4, two millionths."""
 
 MARGINS = (0.001, 0.002, 0.003, 0.005)
@@ -176,7 +176,7 @@ def bound(state: State, alpha: float, phi: float = 1.0) -> float | None:
 
 
 def bound_each(states: Sequence[State], alpha: float, phis: Sequence[float]) -> list[float | None]:
-    """The bound of each state, as in ``bound``; found together, 32 points at a time."""
+    """The bound of each state, as in ``bound``; found together, 64 points at a time."""
     if not states:
         return []
     need = math.log(1.0 / alpha)

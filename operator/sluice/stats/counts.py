@@ -340,23 +340,35 @@ def confidence(state: State, alpha: float, phi: float = 1.0) -> tuple[float | No
 
     None stands for a bound beyond the grid (a factor of 54 either way).
     """
-    curve = np.array(state["both"]) / phi
-    threshold = float(log_sum(_BOTH_PRIOR + curve)) + math.log(alpha)
-    inside = np.flatnonzero(curve > threshold)
-    if len(inside) == 0:
-        # Cannot happen on a fine grid; the most likely point stands for the sliver between.
-        inside = np.array([int(np.argmax(curve))])
-    first, last = int(inside[0]), int(inside[-1])
+    return confidence_each([state], alpha, [phi])[0]
+
+
+def confidence_each(
+    states: Sequence[State], alpha: float, phis: Sequence[float]
+) -> list[tuple[float | None, float | None]]:
+    """The confidence sequence of each state, as in ``confidence``; computed together."""
+    if not states:
+        return []
+    curves = np.array([state["both"] for state in states]) / np.array(phis)[:, None]
+    thresholds = log_sum(_BOTH_PRIOR + curves) + math.log(alpha)
+    rows = zip(curves.tolist(), thresholds.tolist(), strict=True)
+    return [_interval(curve, threshold) for curve, threshold in rows]
+
+
+def _interval(curve: list[float], threshold: float) -> tuple[float | None, float | None]:
+    # On a fine grid some point is inside; the most likely one stands for a sliver between two.
+    inside = [i for i, value in enumerate(curve) if value > threshold] or [curve.index(max(curve))]
+    first, last = inside[0], inside[-1]
     low = _crossing(curve, threshold, first, first - 1) if first > 0 else None
     high = _crossing(curve, threshold, last, last + 1) if last < len(curve) - 1 else None
     return low, high
 
 
-def _crossing(curve: Floats, threshold: float, inside: int, outside: int) -> float:
+def _crossing(curve: list[float], threshold: float, inside: int, outside: int) -> float:
     span = curve[inside] - curve[outside]
-    part = float((curve[inside] - threshold) / span) if span > 0 else 1.0
-    point = BOTH_WAYS[inside] + min(1.0, max(0.0, part)) * (BOTH_WAYS[outside] - BOTH_WAYS[inside])
-    return math.exp(float(point))
+    part = (curve[inside] - threshold) / span if span > 0 else 1.0
+    there, beyond = float(BOTH_WAYS[inside]), float(BOTH_WAYS[outside])
+    return math.exp(there + min(1.0, max(0.0, part)) * (beyond - there))
 
 
 def _rounded(values: Floats) -> list[Any]:

@@ -11,7 +11,7 @@ Called by sluice.rollout.judge.  The state is plain JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,21 +49,36 @@ def new_pods() -> State:
     return {"squares": [0.0, 0.0], "expected": [0.0, 0.0], "free": [0, 0]}
 
 
-def absorb_pods(state: State, arms: Iterable[list[tuple[int, int]]]) -> State:
-    """One look's pods of stable and candidate, each as (requests, events)."""
+Pods = Sequence[tuple[int, int]]
+"""(requests, events) of each pod in one look."""
+
+
+def absorb_pods(state: State, arms: Sequence[Pods]) -> State:
+    """One look's pods of stable and candidate."""
+    return absorb_pods_each([state], [arms])[0]
+
+
+def absorb_pods_each(states: Sequence[State], looks: Sequence[Sequence[Pods]]) -> list[State]:
+    """Several metrics of one look, computed together."""
     # A state of the version before has other sums; pods are measured anew then.
-    had = state if "squares" in state else new_pods()
-    told = [pods if any(x for _, x in pods) else [] for pods in arms]
-    if not any(told):
+    had = [state if "squares" in state else new_pods() for state in states]
+    told = [[pods if any(x for _, x in pods) else () for pods in arms] for arms in looks]
+    most = max((len(pods) for arms in told for pods in arms), default=0)
+    if most == 0:
         return had
-    cells = np.zeros((len(told), max(len(pods) for pods in told), 2), dtype=np.int64)
-    for arm, pods in enumerate(told):
-        if pods:
-            cells[arm, : len(pods)] = pods
-    sums = zip(("squares", "expected", "free"), pod_sums(cells[..., 0], cells[..., 1]), strict=True)
+    cells = np.zeros((len(told), len(ARMS), most, 2), dtype=np.int64)
+    for metric, arms in enumerate(told):
+        for arm, pods in enumerate(arms):
+            if pods:
+                cells[metric, arm, : len(pods)] = pods
+    sums = [more.tolist() for more in pod_sums(cells[..., 0], cells[..., 1])]
+    return [_summed(state, [more[i] for more in sums]) for i, state in enumerate(had)]
+
+
+def _summed(had: State, more: list[list[float]]) -> State:
     return {
-        name: [round(a + b, 6) for a, b in zip(had[name], more.tolist(), strict=True)]
-        for name, more in sums
+        name: [round(a + b, 6) for a, b in zip(had[name], arms, strict=True)]
+        for name, arms in zip(("squares", "expected", "free"), more, strict=True)
     }
 
 
@@ -85,17 +100,17 @@ def phi_of_pods(state: State) -> tuple[float, float]:
     """Dispersion between the pods of stable and of the candidate; 1 while it could be chance."""
     if "squares" not in state:
         return 1.0, 1.0
-    squares, expected, free = (np.array(state[k]) for k in ("squares", "expected", "free"))
-    stable, candidate = pod_phi(squares, expected, free).tolist()
+    arms = zip(state["squares"], state["expected"], state["free"], strict=True)
+    stable, candidate = (pod_phi(*sums) for sums in arms)
     return stable, candidate
 
 
-def pod_phi(squares: Floats, expected: Floats, free: Ints) -> Floats:
-    """The same from sums over looks, of any shape."""
+def pod_phi(squares: AnyNumber, expected: AnyNumber, free: AnyNumber) -> AnyNumber:
+    """The same from sums over looks: of one arm, or arrays of any shape."""
     phi = (squares + PRIOR_CELLS) / (expected + PRIOR_CELLS)
     # One standard error of a mean of squares: even pods differ that much by themselves.
-    surely: Floats = np.where(phi > 1.0 + np.sqrt(2.0 / (free + PRIOR_CELLS)), phi, 1.0)
-    return surely
+    surely = phi > 1.0 + (2.0 / (free + PRIOR_CELLS)) ** 0.5
+    return 1.0 + (phi - 1.0) * surely
 
 
 def phi_of_alarm(stable: Numbers, candidate: Numbers, ratio: Numbers) -> Floats:

@@ -95,8 +95,8 @@ def tolerance_of(load: Load, margin: float) -> Tolerance:
 def new(planned_starts: int) -> State:
     """A process for a whole canary or watch."""
     return {
-        "past": [{}, {}],
-        "recent": [{}, {}],
+        "past": [[], []],
+        "recent": [[], []],
         "parts": [counts.new(1.0, planned_starts) for _ in QUANTILES],
         "jumps": [dispersion.new_jumps() for _ in QUANTILES],
         "judged": 0,
@@ -109,10 +109,12 @@ def start(state: State) -> State:
     return {**state, "parts": [counts.start(p) for p in state["parts"]]}
 
 
-def _needed_past(state: State) -> Ints | None:
-    """All of stable's looks, when its last ones are too few for a threshold."""
-    few = sum(state["recent"][0].values()) < UNIT * max(SAMPLES_FOR_EDGE)
-    return _dense(state["past"][0]) if few else None
+def seen(state: State) -> tuple[int, int]:
+    """Requests of both arms in all looks."""
+    stable, candidate = (
+        sum(p[1:]) if isinstance(p, list) else sum(p.values()) for p in state["past"]
+    )
+    return stable, candidate
 
 
 def thresholds(recent: Ints, past: Ints | None) -> Ints:
@@ -162,9 +164,8 @@ class Measured:
     of those.
     """
 
-    stable: Histogram
-    candidate: Histogram
     arms: list[Ints]
+    past: list[Ints]
     recent: list[Ints]
     known: list[int]
     edges: Ints
@@ -185,13 +186,15 @@ def measured(
 ) -> Measured:
     """Requests and slow ones of a look, at the thresholds of the looks before it."""
     arms = [_dense(stable), _dense(candidate)]
-    recent = [_dense(past) for past in state["recent"]]
-    found = thresholds(recent[0], _needed_past(state))
+    past, recent = ([_dense(arm) for arm in state[kind]] for kind in ("past", "recent"))
+    # Its last looks may be too few for a threshold; all of them are asked then.
+    few = recent[0].sum() < UNIT * max(SAMPLES_FOR_EDGE)
+    found = thresholds(recent[0], past[0] if few else None)
     known = np.flatnonzero(found >= 0)
     edges = found[known]
-    seen = _counts(arms, edges, tolerance)
+    looks = _counts(arms, edges, tolerance)
     unequal = tolerance.floor_seconds > FLOOR_SECONDS
-    return Measured(stable, candidate, arms, recent, known.tolist(), edges, seen, unequal)
+    return Measured(arms, past, recent, known.tolist(), edges, looks, unequal)
 
 
 def parts(state: State, seen: Measured) -> list[State]:
@@ -204,13 +207,12 @@ def absorbed(state: State, seen: Measured, after: Sequence[State]) -> State:
     processes, jumps = list(state["parts"]), list(state["jumps"])
     for i, part, look in zip(seen.known, after, seen.counts, strict=True):
         processes[i], jumps[i] = part, dispersion.absorb_jumps(jumps[i], look)
-    past, looks = state["past"], (seen.stable, seen.candidate)
     return {
         **state,
         "parts": processes,
         "jumps": jumps,
-        "past": [_added(had, look) for had, look in zip(past, looks, strict=True)],
-        "recent": [_sparse(faded(*pair)) for pair in zip(seen.recent, seen.arms, strict=True)],
+        "past": [_packed(had + look) for had, look in zip(seen.past, seen.arms, strict=True)],
+        "recent": [_packed(faded(*pair)) for pair in zip(seen.recent, seen.arms, strict=True)],
         "judged": state["judged"] + 1,
         "unequal": state["unequal"] + seen.unequal,
     }
@@ -307,7 +309,7 @@ def values(state: State, quantile_index: int) -> tuple[float | None, float | Non
     return quantile(stable, q), quantile(candidate, q)
 
 
-def quantile(histogram: Mapping[Any, int], q: float) -> float | None:
+def quantile(histogram: Mapping[Any, int] | Packed, q: float) -> float | None:
     """A quantile in seconds, 2 % exact; None without data."""
     seen = _dense(histogram).cumsum()
     if seen[-1] == 0:
@@ -320,22 +322,27 @@ def _counts(arms: list[Ints], edge: Ints, tolerance: Tolerance) -> list[counts.C
     return [counts.Counts(*row) for row in zip(*(v.tolist() for v in found), strict=True)]
 
 
-def _dense(histogram: Mapping[Any, int]) -> Ints:
-    """A histogram of a look (numbers as keys) or of a state (JSON: strings) as an array."""
+Packed = list[int]
+"""A state's histogram: the first bin that holds something, and the counts from there on."""
+
+
+def _dense(histogram: Mapping[Any, int] | Packed) -> Ints:
+    """A histogram of a look or of a state as an array.
+
+    A state of the version before had bins as keys, as a look has.
+    """
     dense = np.zeros(LATENCY_BINS, dtype=np.int64)
-    if histogram:
+    if isinstance(histogram, list):
+        first, counted = (histogram[0], histogram[1:]) if histogram else (0, [])
+        dense[first : first + len(counted)] = counted
+    elif histogram:
         dense[list(map(int, histogram))] = list(histogram.values())
     return dense
 
 
-def _sparse(dense: Ints) -> dict[str, int]:
+def _packed(dense: Ints) -> Packed:
     filled = np.flatnonzero(dense)
-    return dict(zip(map(str, filled.tolist()), dense[filled].tolist(), strict=True))
-
-
-def _added(past: Mapping[str, int], look: Histogram) -> dict[str, int]:
-    sums = dict(past)
-    for index, count in look.items():
-        key = str(index)
-        sums[key] = sums.get(key, 0) + count
-    return sums
+    if len(filled) == 0:
+        return []
+    first = int(filled[0])
+    return [first, *dense[first : filled[-1] + 1].tolist()]

@@ -58,7 +58,7 @@ def detectable_ratio(
     low, high = margin, 50.0
     if evidence(high) < log_need + 2.0:
         return None
-    for _ in range(30):
-        middle = 0.5 * (low + high)
+    for _ in range(12):
+        middle = math.sqrt(low * high)
         low, high = (low, middle) if evidence(middle) >= log_need + 2.0 else (middle, high)
     return high
