@@ -120,6 +120,10 @@ class EvidenceStatus(Block):
     log10_need: Measured = Field(
         default=None, description="log10 of the evidence with which one check alone fails."
     )
+    detectable: Measured = Field(
+        default=None,
+        description="Odds ratio of errors from which these looks would probably have found it.",
+    )
     summed_looks: int = Field(
         default=0, ge=0, le=1 << 31, description="Old looks that share a row with another."
     )

@@ -30,6 +30,7 @@ def shown_evidence(draft: Draft) -> EvidenceStatus | None:
         phase="Watch" if state["phase"] == "watch" else "Canary",
         planned_starts=state["checks"][next(iter(counted))]["planned"],
         log10_need=draft.judgement.log10_need,
+        detectable=draft.judgement.detectable,
         summed_looks=judge_trail.summed(state["trail"]),
         looks=judge_trail.csv(state["trail"], counted),
     )
