@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.integration.kube_api_server import ApiServer
 
 from sluice.local import binaries
 from sluice.local.cluster import LocalCluster
@@ -51,6 +52,17 @@ def cluster() -> Iterator[LocalCluster]:
 
 def _say(text: str) -> None:
     print(f"local cluster: {text}", file=sys.stderr, flush=True)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A bare API server that tests may stop and start: no controller, no node."""
+    running = ApiServer(Path(tmp_path_factory.mktemp("api")))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture

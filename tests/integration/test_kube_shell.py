@@ -28,16 +28,6 @@ PROGRAM = Path(__file__).with_name("kube_operator.py")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    running = ApiServer(Path(tmp_path_factory.mktemp("api")))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
-
-
 @pytest.fixture
 def space(server: ApiServer) -> str:
     return server.namespace(f"t-{uuid.uuid4().hex[:8]}")

@@ -75,9 +75,9 @@ def _one_that_disagrees_is_held(loop: Loop, users: Users, uri: str, stable: str)
     assert shown["candidate"]["value"] > 0.9
     assert shown["candidate"]["count"] > 0
     assert status["candidate"]["weight"] == {"desired": 0, "observed": 0}
-    time.sleep(3)
-    assert loop.phase() == "Mirroring"
-    assert users.got(candidate) == 0
+    loop.stays(
+        lambda: loop.phase() == "Mirroring" and users.got(candidate) == 0, 3, "nobody meets it"
+    )
 
 
 def _one_that_fails_is_taken_back(loop: Loop, users: Users, uri: str, stable: str) -> None:

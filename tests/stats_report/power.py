@@ -6,6 +6,7 @@ Requests of both arms until the alarm (alpha 5 %, margin 1, looks of 100 request
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -23,50 +24,48 @@ NEED = math.log(20.0)
 SPREAD = 0.25
 
 
-def found(
-    rng: np.random.Generator,
-    runs: int,
-    *,
-    base: float,
-    worse: float,
-    share: float,
-    reference: float,
-) -> list[Row]:
-    """Looks of 1/60 of the reference time, up to five times that."""
-    size = max(20, min(500, round(reference / 60)))
-    engine, crossing = OddsRatio(runs, 1.0, 1), Crossing(runs)
-    engine.begin()
-    for number in range(1, math.ceil(5 * reference / size)):
-        engine.absorb(worlds.look(rng, runs, size, share, base, worse))
-        crossing.mark(engine.log_e() >= NEED, number * size)
-        if np.mean(crossing.ever) > 0.6:
-            break
-    case = f"{100 * base:g} -> {100 * worse:g} %, {100 * share:g} % of traffic"
-    return [within(case, crossing.median(), reference, SPREAD, "requests")]
+@dataclass(frozen=True)
+class Regression:
+    """Errors that rise from ``base`` to ``worse``; ``reference`` requests should find it."""
+
+    base: float
+    worse: float
+    share: float
+    reference: float
+
+    @property
+    def case(self) -> str:
+        """The row's name."""
+        rise = f"{100 * self.base:g} -> {100 * self.worse:g} %"
+        return f"{rise}, {100 * self.share:g} % of traffic"
+
+    def crossing(
+        self, rng: np.random.Generator, runs: int, *, largest: int, times: int, enough: float
+    ) -> Crossing:
+        """When each run has found it: looks of 1/60 of the reference, up to ``times`` that."""
+        size = max(20, min(largest, round(self.reference / 60)))
+        engine, crossing = OddsRatio(runs, 1.0, 1), Crossing(runs)
+        engine.begin()
+        for number in range(1, math.ceil(times * self.reference / size)):
+            engine.absorb(worlds.look(rng, runs, size, self.share, self.base, self.worse))
+            crossing.mark(engine.log_e() >= NEED, number * size)
+            if np.mean(crossing.ever) > enough:
+                break
+        return crossing
 
 
-def by_weight(
-    rng: np.random.Generator,
-    runs: int,
-    *,
-    base: float,
-    worse: float,
-    share: float,
-    reference: float,
-) -> list[Row]:
+def found(rng: np.random.Generator, runs: int, *, what: Regression) -> list[Row]:
+    """Requests after which half of the runs have found it."""
+    crossing = what.crossing(rng, runs, largest=500, times=5, enough=0.6)
+    return [within(what.case, crossing.median(), what.reference, SPREAD, "requests")]
+
+
+def by_weight(rng: np.random.Generator, runs: int, *, what: Regression) -> list[Row]:
     """Requests after which four of five runs have found it: how long a step must be."""
-    size = max(20, min(2000, round(reference / 60)))
-    engine, crossing = OddsRatio(runs, 1.0, 1), Crossing(runs)
-    engine.begin()
-    for number in range(1, math.ceil(4 * reference / size)):
-        engine.absorb(worlds.look(rng, runs, size, share, base, worse))
-        crossing.mark(engine.log_e() >= NEED, number * size)
-        if np.mean(crossing.ever) > 0.85:
-            break
-    case = f"{100 * base:g} -> {100 * worse:g} %, {100 * share:g} % of traffic"
-    row = within(case, crossing.quantile(0.8), reference, SPREAD, "requests")
+    crossing = what.crossing(rng, runs, largest=2000, times=4, enough=0.85)
+    row = within(what.case, crossing.quantile(0.8), what.reference, SPREAD, "requests")
     cells = {"80 %": row.cells["median"]} | {k: v for k, v in row.cells.items() if k != "median"}
-    return [Row(case, cells, row.holds, row.points)]
+    return [Row(row.case, cells, row.holds, row.points)]
 
 
 def not_worse(
@@ -151,7 +150,7 @@ def cells() -> list[Cell]:
         Cell(
             TABLE,
             f"{base} {worse} {share}",
-            partial(found, base=base, worse=worse, share=share, reference=reference),
+            partial(found, what=Regression(base, worse, share, reference)),
         )
         for base, worse, share, reference in REFERENCE
     ] + [
@@ -166,7 +165,7 @@ def cells() -> list[Cell]:
         Cell(
             WEIGHTS,
             f"{base} {worse} {share}",
-            partial(by_weight, base=base, worse=worse, share=share, reference=reference),
+            partial(by_weight, what=Regression(base, worse, share, reference)),
         )
         for (base, worse), references in BY_WEIGHT.items()
         for share, reference in zip(worlds.RAMP, references, strict=True)
