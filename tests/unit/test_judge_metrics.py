@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.unit.looks import Behaviour, look, plan_of
 
 from sluice.rollout import judge as judging
-from sluice.rollout.judge import CheckResult, Judgement, State
+from sluice.rollout.judge import Judgement, State
+from sluice.rollout.judge_results import CheckResult
 from sluice.rollout.plan import Plan
 from sluice.stats.counts import Counts
 from sluice.stats.look import ArmLook, Look, Means, MetricData, MetricLook, Values

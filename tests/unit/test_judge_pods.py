@@ -9,6 +9,7 @@ from tests.unit.looks import Behaviour, look, plan_of
 from sluice.rollout import judge as judging
 from sluice.rollout import judge_pods
 from sluice.rollout.judge import Judgement
+from sluice.rollout.judge_results import CheckResult
 from sluice.stats.look import ArmLook, Look, PodMinutes
 
 CHECKS = [
@@ -38,7 +39,7 @@ def run(
     return verdict
 
 
-def pods_of(verdict: Judgement) -> judging.CheckResult:
+def pods_of(verdict: Judgement) -> CheckResult:
     return next(c for c in verdict.checks if c.name == "pods")
 
 

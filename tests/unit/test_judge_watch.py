@@ -6,7 +6,7 @@ import numpy as np
 from tests.unit.looks import Behaviour, look, plan_of
 
 from sluice.rollout import judge as judging
-from sluice.rollout.judge import CheckResult
+from sluice.rollout.judge_results import CheckResult
 
 FINE = Behaviour(errors=0.002)
 

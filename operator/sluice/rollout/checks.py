@@ -8,7 +8,8 @@ from __future__ import annotations
 from sluice.api.status import ArmValue, CheckStatus, EvidenceStatus
 from sluice.rollout import judge, judge_trail
 from sluice.rollout.draft import Draft
-from sluice.rollout.judge import CheckResult, Judgement
+from sluice.rollout.judge import Judgement
+from sluice.rollout.judge_results import CheckResult
 from sluice.rollout.model import JUDGED
 from sluice.rollout.plan import Plan
 

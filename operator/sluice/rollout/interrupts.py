@@ -8,7 +8,8 @@ from __future__ import annotations
 from sluice.rollout.checks import shown_checks, shown_evidence
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
-from sluice.rollout.judge import CheckResult, failing_now
+from sluice.rollout.judge import failing_now
+from sluice.rollout.judge_results import CheckResult
 from sluice.rollout.lone_pod import replace_pod
 from sluice.rollout.model import JUDGED, Failure
 from sluice.rollout.watch import end, take_back

@@ -3,8 +3,9 @@
 ``absorb`` adds a look to a state, ``judge`` reads verdicts off it.  Both are pure; the state is
 plain JSON that the caller commits together with the counter snapshot the look was made from.
 Rollback: Engine C over all guardrails, one alpha for the canary and one for the watch, combined by
-the mean of e-values (judge_guardrails).  Promotion: a process per metric, anew at each step
-(judge_promotion).  Formulas: sluice.stats and docs/statistics.md.
+the mean of e-values (judge_guardrails, judge_alarms).  Promotion: a process per metric, anew at
+each step (judge_promotion).  What people read of it: judge_results.  Formulas: sluice.stats and
+docs/statistics.md.
 
 Called by sluice.rollout (decide) and sluice.controller (absorb); calls sluice.stats only.
 """
@@ -12,9 +13,10 @@ Called by sluice.rollout (decide) and sluice.controller (absorb); calls sluice.s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sluice.rollout import judge_alarms as alarms
 from sluice.rollout import judge_guardrails as guardrails
 from sluice.rollout import judge_metrics as metrics
 from sluice.rollout import judge_mirror as mirror
@@ -22,24 +24,20 @@ from sluice.rollout import judge_pods as by_pod
 from sluice.rollout import judge_promotion as promotion
 from sluice.rollout import judge_trail as trail
 from sluice.rollout import judge_trust as trust
-from sluice.rollout import judge_words as words
+from sluice.rollout.judge_alarms import LoneFailure
 from sluice.rollout.judge_guardrails import Finding
 from sluice.rollout.judge_metrics import Silence
 from sluice.rollout.judge_pods import EVENT
-from sluice.rollout.judge_promotion import Needs
+from sluice.rollout.judge_results import CheckResult, claimed, no_cpu, result_of, shown_sample
 from sluice.rollout.judge_trust import Doubt
-from sluice.rollout.plan import CheckPlan, Plan
-from sluice.stats import combine, counts, dispersion, latency, outage, watch
+from sluice.rollout.plan import Plan
+from sluice.stats import combine, dispersion, outage, watch
 from sluice.stats.look import ArmLook, Look
 
 State = dict[str, Any]
 Phase = Literal["canary", "watch"]
-Word = Literal["Pass", "Fail", "Inconclusive", "NoData"]
 
 VERSION = 3
-NON_FINITE = 3
-"""Non-finite scores of the candidate that are a hard fail while stable has none."""
-
 ENOUGH_NOW = 10
 """Requests of stable in one look that say how it is doing now."""
 
@@ -48,40 +46,6 @@ LIMITED = (*EVENT, "Disagreement")
 
 RECENT = 0.8
 """Decay per look of the recent counts: about the last five looks."""
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One check: both values, the effect with its confidence sequence, and the evidence.
-
-    Rates are shares; latency is in seconds, at the quantile with most evidence; a prediction
-    shift is a PSI; a metric is in its own unit.  The effect of a rate is an odds ratio, of latency
-    and of a value a look a ratio, of means a difference.  ``scope`` is what a failure condemns.
-    """
-
-    name: str
-    type: str
-    verdict: Word
-    stable_n: int = 0
-    stable_value: float | None = None
-    candidate_n: int = 0
-    candidate_value: float | None = None
-    effect: float | None = None
-    low: float | None = None
-    high: float | None = None
-    margin: float | None = None
-    log10_evidence: float | None = None
-    dispersion: float | None = None
-    message: str = ""
-    scope: Literal["Package", "Revision"] = "Package"
-
-
-@dataclass(frozen=True)
-class LoneFailure:
-    """An alarm that one pod carries while its siblings are as good as stable's."""
-
-    check: CheckResult
-    pod: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +106,7 @@ def new_state(plan: Plan, phase: Phase, planned_looks: int | None = None) -> Sta
         "pods": {kind: dispersion.new_pods() for kind in guardrails.COUNTED},
         "by_pod": _no_pods(),
         "trust": trust.new(),
-        "cpu": _no_cpu(),
+        "cpu": no_cpu(),
         "buckets": dispersion.new_buckets() if plan.sticky else None,
         "net": outage.new() if phase == "watch" else None,
         "mirror": {},
@@ -173,7 +137,7 @@ def begin_step(plan: Plan, state: State, index: int) -> State:
         "in_step": _no_sample(),
         "by_pod": _no_pods(),
         "trust": trust.begin(_trust(state)),
-        "cpu": _no_cpu(),
+        "cpu": no_cpu(),
         "checks": begun,
         "mirror": mirror.no_copies() if step.mirror else {},
         "promotion": promotion.new(plan, state, step),
@@ -236,25 +200,25 @@ def judge(plan: Plan, state: State) -> Judgement:
     """Verdicts on everything absorbed so far."""
     alpha, limits = _alpha(plan, state)
     findings = guardrails.find_each(plan.checks, state, alpha, limits)
-    guards = [_of_model(f) for f in findings if f.check.action == "Rollback" and f.e_valued]
+    guards = [alarms.of_model(f) for f in findings if f.check.action == "Rollback" and f.e_valued]
     combined = combine.log_mean([f.log_e for f in guards])
-    culprit = _culprit(guards, alpha)
+    culprit = alarms.culprit_of(guards, alpha)
     needs = None
     if state["phase"] == "canary" and state["step"] >= 0:
         needs = promotion.needs(plan, state)
     log_need = math.log(max(1, len(guards)) / alpha)
-    results = [_result(state, f, needs, log_need) for f in findings]
+    results = [result_of(state, f, needs, log_need) for f in findings]
     by_name = {r.name: r for r in results}
-    alarm = _failed(culprit, by_name) or _other_alarm(findings, state, by_name, alpha)
-    hold = next((r for f in findings if (r := _held(f, log_need, by_name)) is not None), None)
-    lone = None if alarm is not None else _lone(findings, state, by_name, alpha)
+    alarm = alarms.failed(culprit, by_name) or alarms.other_alarm(findings, state, by_name, alpha)
+    hold = next((r for f in findings if (r := alarms.held(f, log_need, by_name)) is not None), None)
+    lone = None if alarm is not None else alarms.lone_of(findings, state, by_name, alpha)
     found = (alarm, None if lone is None else lone.check, hold)
     failed = {r.name: r for r in found if r is not None}
     worst = max((f for f in findings if f.e_valued), key=lambda f: f.log_e, default=None)
     doubt = trust.doubt(_trust(state))
     quiet = alarm is None and hold is None and lone is None and doubt is None
     return Judgement(
-        checks=[failed.get(r.name) or _claimed(r, needs) for r in results],
+        checks=[failed.get(r.name) or claimed(r, needs) for r in results],
         alarm=alarm,
         lone=lone,
         hold=hold,
@@ -262,7 +226,7 @@ def judge(plan: Plan, state: State) -> Judgement:
         promotion="Pass" if quiet and needs is not None and not needs.missing else "Wait",
         missing=needs.missing if needs is not None else [],
         eta_seconds=needs.eta if needs is not None else None,
-        per_second=_pace(_shown(state)),
+        per_second=_pace(shown_sample(state)),
         evidence_percent=max(0.0, 100.0 * combined / math.log(1.0 / alpha)),
         worst=next(iter(failed), worst.check.name if worst is not None else ""),
         candidate_n=_seen(state),
@@ -305,187 +269,6 @@ def _alpha(plan: Plan, state: State) -> tuple[float, int]:
     return (alpha * (1.0 - guardrails.LIMIT_LEVEL) if limits else alpha), limits
 
 
-def _culprit(guards: list[Finding], alpha: float) -> Finding | None:
-    """The guardrail that fails, when all of them together have the evidence.
-
-    It must matter (0.1 points observed) and survive leaving out its largest unit bucket.
-    """
-    need = math.log(1.0 / alpha)
-    if combine.log_mean([f.log_e for f in guards]) < need:
-        return None
-    culprit = max(guards, key=lambda f: f.log_e)
-    without = [f.log_e_without if f is culprit else f.log_e for f in guards]
-    return culprit if culprit.matters and combine.log_mean(without) >= need else None
-
-
-def _other_alarm(
-    findings: list[Finding], state: State, results: dict[str, CheckResult], alpha: float
-) -> CheckResult | None:
-    """Failures beside the e-values: a hard limit, a shift, an outage, non-finite scores."""
-    out = _out(state, alpha)
-    for finding in findings:
-        shifted = finding.shifted is not None and finding.shifted.fires
-        down = out and finding.check.type == "ErrorRate" and not _alone(finding, state, alpha)
-        over = finding.over_limit and not finding.lone
-        if finding.check.action == "Rollback" and (over or shifted or down):
-            return _failed(finding, results)
-    return _not_finite(state)
-
-
-def _not_finite(state: State) -> CheckResult | None:
-    stable, candidate = state["total"]["stable"], state["total"]["candidate"]
-    enough = candidate[3] >= NON_FINITE and candidate[3] >= 0.001 * candidate[0]
-    if stable[3] > 0 or stable[0] == 0 or not enough:
-        return None
-    return CheckResult(
-        name="non-finite",
-        type="NonFinite",
-        verdict="Fail",
-        stable_n=stable[0],
-        stable_value=0.0,
-        candidate_n=candidate[0],
-        candidate_value=candidate[3] / candidate[0] if candidate[0] else None,
-        message=f"{candidate[3]} of {words.many(candidate[0])} answers of the candidate held a "
-        f"score that is not a number; stable had none in {words.many(stable[0])}.",
-    )
-
-
-def _held(finding: Finding, log_need: float, results: dict[str, CheckResult]) -> CheckResult | None:
-    """A check that asks for a person instead of rolling back."""
-    if finding.check.action != "Hold":
-        return None
-    if finding.lone:
-        return None
-    shifted = finding.shifted is not None and finding.shifted.fires
-    proven = finding.e_valued and finding.log_e_without >= log_need
-    if shifted or finding.over_limit or (proven and finding.matters):
-        return _failed(finding, results)
-    return None
-
-
-def _of_model(finding: Finding) -> Finding:
-    """The finding with the evidence that is the model's: a lone pod's is not."""
-    return replace(finding, log_e=finding.log_e_without) if finding.lone else finding
-
-
-def _lone(
-    findings: list[Finding], state: State, results: dict[str, CheckResult], alpha: float
-) -> LoneFailure | None:
-    """The guardrail that would fail, by evidence, a limit or an outage, but for one pod."""
-    out = _out(state, alpha)
-    guards = [f.log_e for f in findings if f.check.action == "Rollback" and f.e_valued]
-    proven = combine.log_mean(guards) >= -math.log(alpha)
-    for finding in findings:
-        pod = finding.pod
-        if out and finding.check.type == "ErrorRate":
-            pod = guardrails.worst_pod(finding.check, state, alpha)
-        elif not (proven or finding.over_limit):
-            continue
-        if finding.check.action == "Rollback" and pod is not None and pod.alone and finding.matters:
-            failed = _failed(finding, results)
-            assert failed is not None
-            return LoneFailure(failed, pod.name)
-    return None
-
-
-def _alone(finding: Finding, state: State, alpha: float) -> bool:
-    pod = guardrails.worst_pod(finding.check, state, alpha)
-    return pod is not None and pod.alone
-
-
-def _out(state: State, alpha: float) -> bool:
-    return state["net"] is not None and outage.fires(state["net"], state["planned"], alpha)
-
-
-def _failed(finding: Finding | None, results: dict[str, CheckResult]) -> CheckResult | None:
-    return None if finding is None else replace(results[finding.check.name], verdict="Fail")
-
-
-def _claimed(result: CheckResult, needs: Needs | None) -> CheckResult:
-    """The check with what promotion may claim; what has failed is not praised."""
-    claim = needs.claims.get(result.type) if needs is not None else ""
-    return replace(result, message=f"{result.message} {claim}") if claim else result
-
-
-def _result(state: State, finding: Finding, needs: Needs | None, log_need: float) -> CheckResult:
-    """The check as status shows it, before anything has failed."""
-    check, shown = finding.check, _shown(state)
-    stable_n, candidate_n = shown["stable"][0], shown["candidate"][0]
-    effect = low = high = None
-    verdict: Word | None = None
-    if metrics.judges(check):
-        process = state["checks"][check.name]
-        read = finding.numbers
-        stable_n, stable_value = read.stable_n, read.stable
-        candidate_n, candidate_value = read.candidate_n, read.candidate
-        effect, low, high = read.effect, read.low, read.high
-        verdict = "NoData" if process["silent"] else None
-    elif finding.shifted is not None:
-        stable_n, candidate_n = finding.shifted.stable.n, finding.shifted.candidate.n
-        stable_value, candidate_value = finding.shifted.stable.psi, finding.shifted.candidate.psi
-        effect, low = candidate_value, finding.shifted.candidate.low
-    elif check.type == "Disagreement":
-        process = state["checks"][check.name]
-        stable_n = candidate_n = process["n"]
-        stable_value, candidate_value = None, mirror.share(process)
-        low, high = mirror.bounds(process)
-    elif check.type == "Latency":
-        stable_n, candidate_n = latency.seen(state["checks"][check.name])
-        stable_value, candidate_value = finding.times
-        effect = candidate_value / stable_value if stable_value and candidate_value else None
-    elif check.type == "PodHealth":
-        process = state["checks"][check.name]
-        (stable_n, candidate_n), (stable_x, candidate_x) = process["n"], process["x"]
-        stable_value = stable_x / stable_n if stable_n else None
-        candidate_value = candidate_x / candidate_n if candidate_n else None
-        effect = counts.odds_ratio(process)
-        low, high = finding.odds
-    else:
-        process, place = state["checks"][check.name], EVENT[check.type]
-        stable_value = guardrails.rate(shown["stable"], place)
-        candidate_value = guardrails.rate(shown["candidate"], place)
-        effect = counts.odds_ratio(process)
-        low, high = finding.odds
-    return CheckResult(
-        name=check.name,
-        type=check.type,
-        verdict=verdict or _verdict(check, min(stable_n, candidate_n), needs),
-        stable_n=stable_n,
-        stable_value=stable_value,
-        candidate_n=candidate_n,
-        candidate_value=candidate_value,
-        effect=effect,
-        low=low,
-        high=high,
-        margin=check.margin if finding.e_valued else check.limit,
-        log10_evidence=finding.log_e / math.log(10.0) if finding.e_valued else None,
-        dispersion=_kept_phi(finding.phi) if check.type in EVENT else None,
-        message=guardrails.sentence(finding, state, shown, log_need) + _beside(finding, state),
-        scope=check.condemns,
-    )
-
-
-def _kept_phi(phi: float) -> float:
-    return float(counts.PHIS[counts.phi_index(phi)])
-
-
-def _beside(finding: Finding, state: State) -> str:
-    """What is said of a check beside its numbers: the pod that is worst, the CPU it takes."""
-    if finding.pod is not None:
-        return by_pod.sentence(finding.pod)
-    spent = state.get("cpu") or _no_cpu()
-    return words.cpu(spent["stable"], spent["candidate"]) if finding.check.type == "Latency" else ""
-
-
-def _verdict(check: CheckPlan, smaller_n: int, needs: Needs | None) -> Word:
-    """Pass in the canary means: this step's risk is excluded; in the watch: no alarm on data."""
-    if smaller_n == 0:
-        return "NoData"
-    if needs is None:
-        return "Pass"
-    return "Inconclusive" if {check.type, check.name} & needs.lacking else "Pass"
-
-
 def _detectable(state: State, findings: list[Finding], log_need: float) -> float | None:
     finding = next((f for f in findings if f.check.type == "ErrorRate"), None)
     if finding is None:
@@ -501,12 +284,6 @@ def _detectable(state: State, findings: list[Finding], log_need: float) -> float
     )
 
 
-def _shown(state: State) -> State:
-    """The sample that people see: this step's in the canary, the whole in the watch."""
-    sample: State = state["in_step"] if state["step"] >= 0 else state["total"]
-    return sample
-
-
 def _pace(sample: State) -> float:
     """Requests of both arms a second."""
     requests = sample["stable"][0] + sample["candidate"][0]
@@ -515,7 +292,7 @@ def _pace(sample: State) -> float:
 
 def _seen(state: State) -> int:
     """What a step's minimum of requests counts: the candidate's, or compared copies."""
-    n: int = state["mirror"]["compared"] if state["mirror"] else _shown(state)["candidate"][0]
+    n: int = state["mirror"]["compared"] if state["mirror"] else shown_sample(state)["candidate"][0]
     return n
 
 
@@ -564,13 +341,8 @@ def _trusted(plan: Plan, state: State, look: Look) -> State:
     return trust.absorb(before, look, sticky=plan.sticky)
 
 
-def _no_cpu() -> State:
-    """Requests of each arm, and the CPU seconds that they took."""
-    return {"stable": [0, 0.0], "candidate": [0, 0.0]}
-
-
 def _cpu(state: State, look: Look) -> State:
-    spent = state.get("cpu") or _no_cpu()
+    spent = state.get("cpu") or no_cpu()
     arms = (("stable", look.stable), ("candidate", look.candidate))
     return {
         name: [spent[name][0] + arm.cpu[0], round(spent[name][1] + arm.cpu[1], 6)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sluice.rollout import judge as judging
 from sluice.rollout.draft import Draft
-from sluice.rollout.judge import LoneFailure
+from sluice.rollout.judge_alarms import LoneFailure
 from sluice.rollout.model import JUDGED, Progress
 from sluice.rollout.plan import Plan
 
