@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.integration.test_api_server import Server, minimal, server
+from tests.integration.crd_rules import Server, minimal
 
 from sluice.api.crd import crd
 from sluice.api.duration import DURATION_PATTERN
@@ -18,7 +18,6 @@ from sluice.api.kinds import KINDS, MODEL_DEPLOYMENT, Kind
 from sluice.api.meta import API_VERSION
 
 pytestmark = pytest.mark.cluster
-__all__ = ["server"]  # the fixture that installs the CRDs
 
 SAMPLES = {
     "uri": ["s3://models/iris", "pvc://claim/iris", "file:///models/ä", "https://h:1/a?b=%20"],
