@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.integration.crd_rules import Server, path_of
 from tests.integration.kube_api_server import ApiServer
 
+from sluice.api.crd import crd
+from sluice.api.kinds import KINDS
 from sluice.local import binaries
 from sluice.local.cluster import LocalCluster
 
@@ -75,6 +78,28 @@ def namespace(cluster: LocalCluster) -> Iterator[str]:
     eventually(lambda: run("get", "serviceaccount", "default", "-n", name, check=False), 20)
     yield name
     run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def crd_server(cluster: LocalCluster) -> Iterator[Server]:
+    """A server that knows our kinds."""
+    server = Server(Path(cluster.kubeconfig))
+    for kind in KINDS:
+        name = f"{kind.plural}.sluice.dev"
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+        status, answer = server.call(
+            "PATCH",
+            f"{path}?fieldManager=test&force=true",
+            crd(kind),
+            "application/apply-patch+yaml",
+        )
+        assert status in (200, 201), answer
+    deadline = time.monotonic() + 30
+    for kind in KINDS:
+        while server.call("GET", path_of(kind, "default"))[0] != 200:
+            assert time.monotonic() < deadline, f"{kind.plural} is not served"
+            time.sleep(0.05)
+    yield server
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.integration.test_api_server import Server, minimal, server
+from tests.integration.crd_rules import Server, minimal
 
 from sluice.api.crd import crd
 from sluice.api.duration import DURATION_PATTERN
@@ -18,7 +18,6 @@ from sluice.api.kinds import KINDS, MODEL_DEPLOYMENT, Kind
 from sluice.api.meta import API_VERSION
 
 pytestmark = pytest.mark.cluster
-__all__ = ["server"]  # the fixture that installs the CRDs
 
 SAMPLES = {
     "uri": ["s3://models/iris", "pvc://claim/iris", "file:///models/ä", "https://h:1/a?b=%20"],
@@ -92,7 +91,7 @@ def specs(kind: Kind) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
-def test_what_is_accepted_can_be_read(server: Server, kind: Kind) -> None:
+def test_what_is_accepted_can_be_read(crd_server: Server, kind: Kind) -> None:
     seen: Counter[int] = Counter()
 
     @settings(
@@ -109,7 +108,7 @@ def test_what_is_accepted_can_be_read(server: Server, kind: Kind) -> None:
             "metadata": {"name": "fuzz"},
             "spec": spec,
         }
-        status, answer = server.try_create(kind, body)
+        status, answer = crd_server.try_create(kind, body)
         seen[status] += 1
         assert status in (201, 422), answer
         if status == 201:
@@ -119,9 +118,9 @@ def test_what_is_accepted_can_be_read(server: Server, kind: Kind) -> None:
     assert seen[201] >= 15, f"too few were accepted to say anything: {seen}"
 
 
-def test_status_is_kept_as_written(server: Server, namespace: str) -> None:
+def test_status_is_kept_as_written(crd_server: Server, namespace: str) -> None:
     place = f"/apis/{API_VERSION}/namespaces/{namespace}/modeldeployments"
-    status, answer = server.call("POST", place, minimal(MODEL_DEPLOYMENT))
+    status, answer = crd_server.call("POST", place, minimal(MODEL_DEPLOYMENT))
     assert status == 201, answer
     model = MODEL_DEPLOYMENT.parts["status"]
     version = crd(MODEL_DEPLOYMENT)["spec"]["versions"][0]
@@ -136,7 +135,7 @@ def test_status_is_kept_as_written(server: Server, namespace: str) -> None:
         if len(kinds) != len(set(kinds)):
             return
         written = model.model_validate(drawn).model_dump(by_alias=True, exclude_none=True)
-        status, answer = server.call(
+        status, answer = crd_server.call(
             "PUT",
             f"{place}/iris/status?dryRun=All&fieldValidation=Strict",
             {**minimal(MODEL_DEPLOYMENT), "status": written, "metadata": answer_metadata},

@@ -17,7 +17,8 @@ import pytest
 from tests.tools.packages import linear_package
 from tests.tools.s3server import build
 
-from sluice.api.modeldeployment import Model, Validation
+from sluice.api.model import Model
+from sluice.api.validation import Validation
 from sluice.controller.reports import gates_view, resolve_view
 from sluice.local.cluster import LocalCluster
 from sluice.objects.common import Owner

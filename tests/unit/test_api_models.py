@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sluice.api.duration import human, seconds
-from sluice.api.modeldeployment import ModelDeploymentSpec, ResourceList
+from sluice.api.modeldeployment import ModelDeploymentSpec
 from sluice.api.modelrevision import RevisionSpec
+from sluice.api.serving import ResourceList
 from sluice.api.status import (
     CheckStatus,
     Condition,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.unit.controller_world import OWNER, container, pod, running, world
 
-from sluice.api.modeldeployment import Serving, Validation
+from sluice.api.serving import Serving
 from sluice.api.status import LastRollback
+from sluice.api.validation import Validation
 from sluice.controller.apply import doomed, secret_of, sheds, unconfirmed_since
 from sluice.controller.looks import _pods, _said, _said_of_copies
 from sluice.evidence.mirror import Followed, MirrorReading

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sluice.api.modeldeployment import Serving
+from sluice.api.serving import Serving
 from sluice.objects.common import Owner
 from sluice.objects.revision import (
     deployment,

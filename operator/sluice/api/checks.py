@@ -1,6 +1,6 @@
 """Checks: the questions that are asked of live traffic again and again.
 
-Read by sluice.api.modeldeployment (spec.analysis.checks) and by sluice.rollout.plan.
+Read by sluice.api.analysis (spec.analysis.checks) and by sluice.rollout.plan.
 """
 
 from __future__ import annotations
@@ -14,6 +14,17 @@ from sluice.api.cel import count, must, rules, within
 from sluice.api.duration import Duration
 from sluice.api.meta import METRICS_SECRET
 from sluice.api.query import MAX_QUERY, PLACEHOLDERS
+
+CheckType = Literal[
+    "ErrorRate",
+    "ClientErrorRate",
+    "Latency",
+    "PodHealth",
+    "PredictionShift",
+    "Disagreement",
+    "Metric",
+    "Threshold",
+]
 
 _KNOWN = "".join(".replace('{{" + name + "}}', '')" for name in PLACEHOLDERS)
 _PLACEHOLDERS_KNOWN = must(
@@ -278,16 +289,7 @@ class Check(Block):
     )
 
     name: ObjectName = Field(description="Name in status, events and metrics.")
-    type: Literal[
-        "ErrorRate",
-        "ClientErrorRate",
-        "Latency",
-        "PodHealth",
-        "PredictionShift",
-        "Disagreement",
-        "Metric",
-        "Threshold",
-    ] = Field(
+    type: CheckType = Field(
         description="ErrorRate: the model's own failures. ClientErrorRate: 4xx answers. "
         "Latency: p50, p90 and p99 against stable's. "
         "PodHealth: minutes in which a pod crashed, ran out of memory or was not ready any more. "

@@ -254,7 +254,7 @@ def read_gates(text: str) -> dict[str, Any]:
     """``spec.validation`` as JSON, itself or in a file; checked as the API server does."""
     from pydantic import ValidationError
 
-    from sluice.api.modeldeployment import Validation as Spec
+    from sluice.api.validation import Validation as Spec
 
     try:
         raw = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from sluice.api.modeldeployment import Model, Validation
+from sluice.api.model import Model
+from sluice.api.validation import Validation
 from sluice.objects.common import POD_SECURITY, Obj, Owner, container, labels, metadata
 from sluice.objects.fetching import claim_volumes, fetcher
 

@@ -15,7 +15,7 @@ from sluice.api.meta import (
     headless_name,
     revision_name,
 )
-from sluice.api.modeldeployment import PodOverrides, Serving
+from sluice.api.serving import PodOverrides, Serving
 from sluice.objects.common import POD_SECURITY, Obj, Owner, container, labels, metadata
 from sluice.objects.fetching import claim_volumes, fetcher
 

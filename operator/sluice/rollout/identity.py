@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from sluice.api.modeldeployment import Model, Serving
+from sluice.api.model import Model
+from sluice.api.serving import Serving
 
 HASH_VERSION = 1
 

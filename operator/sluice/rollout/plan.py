@@ -10,22 +10,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sluice.api.checks import Check, PrometheusSource, SqlSource
+from sluice.api.checks import Check, CheckType, PrometheusSource, SqlSource
 from sluice.api.duration import human, seconds
 from sluice.api.experiment import Experiment
-from sluice.api.modeldeployment import ModelDeploymentSpec, Step, Watch
+from sluice.api.modeldeployment import ModelDeploymentSpec
+from sluice.api.rollout import Step, Watch
 
 VERSION = 4
-CheckType = Literal[
-    "ErrorRate",
-    "ClientErrorRate",
-    "Latency",
-    "PodHealth",
-    "PredictionShift",
-    "Disagreement",
-    "Metric",
-    "Threshold",
-]
 OwnValue = Literal["ErrorRate", "ClientErrorRate", "LatencyP50", "LatencyP90", "LatencyP99"]
 Action = Literal["Rollback", "Hold", "Show"]
 Silence = Literal["Hold", "Ignore"]

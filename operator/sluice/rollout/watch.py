@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sluice.api.duration import human, seconds
-from sluice.api.modeldeployment import Watch
 from sluice.api.modelrevision import Verdict
+from sluice.api.rollout import Watch
 from sluice.api.status import LastRollback
 from sluice.rollout import judge as judging
 from sluice.rollout import ledger
