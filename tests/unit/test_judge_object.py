@@ -99,6 +99,18 @@ def test_the_sums_of_a_trail_are_exact() -> None:
     assert [row[0] for row in rows] == sorted({row[0] for row in rows})
 
 
+def test_many_checks_with_long_names_fit_into_a_status() -> None:
+    row = [10**6, 1, 30, 10**9, 10**7, 10**6, 10**9, 10**7, 10**6]
+    rows = [[row[0] + i, *row[1:]] for i in range(trail.MOST)]
+    for checks in (1, 5, 16):
+        events = {f"{i:03}".ljust(63, "x"): 1 + i % 2 for i in range(checks)}
+        kept, text = trail.written(rows, events)
+        assert EvidenceStatus(revision="r", phase="Canary", planned_starts=1, looks=text)
+        assert sum(kept_row[3] for kept_row in kept) == trail.MOST * 10**9
+        assert text.count("\n") == 1 + 2 * checks * len(kept)
+    assert trail.written([row], events)[0] == [row]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.worlds.rollout import SimWorld, digest_of
 from tests.worlds.stories import serving, state, stepping, until
 
+from sluice.rollout import judge as judging
 from sluice.rollout.ledger import MAX_WITHDRAWN
 from sluice.rollout.states import state_of
 
@@ -53,6 +54,26 @@ def test_the_rollback_is_told_with_times_and_the_line_to_retry() -> None:
     assert "kubectl annotate mdep/iris sluice.dev/retry=626262626262" in stalled.message
     assert world.condition("Available").status == "True"
     assert world.condition("Promoted").status == "False"
+
+
+def test_the_looks_are_in_status_from_the_rollback_on() -> None:
+    world = bad()
+    until(world, "RollingBack")
+    for _ in range(3):
+        evidence = world.status["evidence"]
+        assert evidence["revision"] == world.revision_of("b")
+        assert ",errors," in evidence["looks"]
+        assert any(check["name"] == "errors" for check in world.status["checks"])
+        world.run(5)
+
+
+def test_statistics_of_another_version_are_begun_again_and_stop_nobody() -> None:
+    world = stepping()
+    for version in (3, 99, None):
+        world.progress = world.progress.model_copy(update={"judge": {"v": version}})
+        world.run(4)
+        assert world.progress.judge["v"] == judging.VERSION
+    until(world, "Watching")
 
 
 def test_it_ends_only_when_every_router_shows_zero() -> None:

@@ -117,3 +117,15 @@ def test_the_watch_counts_from_its_own_beginning() -> None:
     assert state(world) in ("Watching", "Idle")
     passed = [n for n in world.notes if n.startswith("WatchPassed")]
     assert not passed or "Watched for 4 s" in passed[0] or "Watched for 5 s" in passed[0]
+
+
+@pytest.mark.parametrize("delay", range(6))
+def test_an_abort_goes_back_whatever_the_evidence_says_at_that_moment(delay: int) -> None:
+    world = watching()
+    degrade(world)
+    world.run(delay)
+    world.command("abort")
+    world.run(10)
+    assert state(world) == "Stopped"
+    assert world.roles.stable == world.revision_of("a")
+    assert sum(note.startswith("RolledBack") for note in world.notes) == 1

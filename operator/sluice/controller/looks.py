@@ -26,6 +26,7 @@ from sluice.evidence.mirror import MirrorReading, build_mirror_look
 from sluice.evidence.pod_minutes import Counted, count
 from sluice.evidence.snapshot import Arm, Reading, build_look
 from sluice.kube.client import KubeClient
+from sluice.rollout import judge_experiment
 from sluice.rollout.looking import Arms, Copies, absorbed, arms, copies, due
 from sluice.rollout.model import MirrorSeen, Progress, Quiet, RouterView
 from sluice.stats.look import Look
@@ -131,6 +132,8 @@ class Looker:
         rollout, running = progress.rollout, progress.experiment
         studied = rollout is not None and rollout.phase == "Experimenting"
         if running is None or running.damaged or not studied or found.plan.experiment is None:
+            return progress, None
+        if running.judge.get("v") != judge_experiment.VERSION:
             return progress, None
         if found.plan.experiment.source is not None:
             after = await counted_elsewhere(

@@ -157,7 +157,6 @@ def _end_watch(draft: Draft) -> str:
     assert draft.watch is not None
     revision = draft.watch.revision
     end(draft, event="promote")
-    draft.judgement = None
     return f"The watch of {revision} ends here."
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from sluice.rollout import judge as judging
 from sluice.rollout.admission import admit
+from sluice.rollout.checks import shown_checks, shown_evidence
 from sluice.rollout.commands import obey
 from sluice.rollout.desired import Desired, desired
 from sluice.rollout.draft import Draft, draft_of
@@ -50,27 +51,43 @@ def decide(i: Inputs) -> Decision:
         return _conclude(draft, want)
     made_whole(draft)
     draft.judgement = _judgement(draft)
+    judged, judgement = draft.progress, draft.judgement
     _age(draft)
     obey(draft)
     guardrail(draft)
     if i.conflicts:
-        return _safe_only(draft, want)
+        _safe_only(draft)
+    else:
+        _go_on(draft, want)
+    _remember(draft, judged, judgement)
+    _confirm_rollback(draft)
+    return _conclude(draft, want)
+
+
+def _go_on(draft: Draft, want: Desired) -> None:
     back_to_previous(draft, want)
     back_to_stable(draft, want)
     new_revision(draft, want)
     admit(draft, want)
     _proceed(draft)
     tidy(draft)
-    _confirm_rollback(draft)
-    return _conclude(draft, want)
 
 
-def _safe_only(draft: Draft, want: Desired) -> Decision:
+def _remember(draft: Draft, judged: Progress, judgement: judging.Judgement | None) -> None:
+    """What is taken back in this decision keeps its checks and looks in status."""
+    failure = draft.rollout.failure if draft.rollout is not None else None
+    fails = failure is not None and (judged.rollout is None or judged.rollout.failure is None)
+    undone = judged.watch is not None and draft.progress.last_rollback != judged.last_rollback
+    if judgement is not None and (fails or undone):
+        draft.set_progress(
+            last_checks=shown_checks(judgement), last_evidence=shown_evidence(judged, judgement)
+        )
+
+
+def _safe_only(draft: Draft) -> None:
     """Somebody else owns one of our names: nothing new begins, but bad models still go."""
     if draft.rollout is not None and draft.rollout.phase == "RollingBack":
         _proceed(draft)
-    _confirm_rollback(draft)
-    return _conclude(draft, want)
 
 
 def _judgement(draft: Draft) -> judging.Judgement | None:

@@ -5,7 +5,6 @@ Delete and abort come before (decide.py, commands.py); a pause lets all of these
 
 from __future__ import annotations
 
-from sluice.rollout.checks import shown_checks, shown_evidence
 from sluice.rollout.desired import Desired
 from sluice.rollout.draft import Draft
 from sluice.rollout.judge import failing_now
@@ -30,11 +29,8 @@ def guardrail(draft: Draft) -> None:
     if _withdraw(draft):
         return
     alarm = _alarm(draft)
-    if alarm is None or draft.judgement is None:
+    if alarm is None:
         return
-    draft.set_progress(
-        last_checks=shown_checks(draft.judgement), last_evidence=shown_evidence(draft)
-    )
     failure = Failure(
         check=alarm.name,
         reason="GuardrailFailed",
@@ -73,7 +69,6 @@ def _withdraw(draft: Draft) -> bool:
         return False
     if verdict is None or verdict.doubt is None or not verdict.doubt.lasting:
         return False
-    draft.set_progress(last_checks=shown_checks(verdict))
     draft.set_rollout(withdrawn=True)
     failure = Failure(
         check=verdict.doubt.kind,
@@ -157,7 +152,6 @@ def back_to_previous(draft: Draft, want: Desired) -> None:
     draft.set_progress(outcome=None)
     end(draft, event=event)
     draft.set_roles(stable=want.revision, since_anchor=watching.since_anchor)
-    draft.judgement = None
     draft.note("WentBack", f"The spec asks for {want.revision} again; {revision} steps down.")
 
 

@@ -37,7 +37,7 @@ from sluice.stats.look import ArmLook, Look
 State = dict[str, Any]
 Phase = Literal["canary", "watch"]
 
-VERSION = 3
+VERSION = 4
 ENOUGH_NOW = 10
 """Requests of stable in one look that say how it is doing now."""
 

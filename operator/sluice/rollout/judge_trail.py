@@ -2,7 +2,7 @@
 
 A row is [look, looks in it, starts begun, stable's requests, client errors and model errors, the
 candidate's].  There are never more than MOST rows: beyond that, old neighbours become one row.
-Called by sluice.rollout.judge (add) and sluice.rollout.checks (csv).
+Called by sluice.rollout.judge (added) and sluice.rollout.checks (written, summed).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from sluice.stats.look import ArmLook, Look
 Trail = list[list[int]]
 
 MOST = 60
+MOST_CHARACTERS = 30_000
+"""Of a status that may be read often, and below what its field allows."""
+
 COLUMNS = "look,check,starts,arm,n,events"
 
 
@@ -48,8 +51,22 @@ def _tells(row: list[int]) -> bool:
     return any(row[i] for i in (4, 5, 7, 8))
 
 
+def written(trail: Trail, events: Mapping[str, int]) -> tuple[Trail, str]:
+    """The looks as a file of ``sluice judge`` of at most MOST_CHARACTERS, and its rows.
+
+    ``events`` says which event each check counts.  Many checks make long rows, so fewer fit.
+    """
+    text = csv(trail, events)
+    while len(text) > MOST_CHARACTERS:
+        fewer = max(1, len(trail) * MOST_CHARACTERS // len(text))
+        while len(trail) > fewer:
+            trail = _shorter(trail)
+        text = csv(trail, events)
+    return trail, text
+
+
 def csv(trail: Trail, events: Mapping[str, int]) -> str:
-    """The looks as a file of ``sluice judge``; ``events`` says which event each check counts."""
+    """Every row of the trail, whatever its length."""
     lines = [COLUMNS]
     for look, _, starts, *cells in trail:
         for check, place in events.items():

@@ -26,7 +26,7 @@ class Arms:
 
 def arms(progress: Progress, roles: Roles, view: RouterView) -> Arms | None:
     """What can be compared now; None while weights are on their way or nothing is."""
-    if not view.complete or not progress.judge:
+    if not view.complete or not _readable(progress):
         return None
     rollout, watch = progress.rollout, progress.watch
     if rollout is not None and rollout.phase in JUDGED:
@@ -57,9 +57,14 @@ def copies(progress: Progress, roles: Roles) -> Copies | None:
     if rollout is None or rollout.phase != "Mirroring" or not rollout.revision:
         return None
     plan = Plan.read(rollout.plan)
-    if plan is None or roles.stable is None or not progress.judge:
+    if plan is None or roles.stable is None or not _readable(progress):
         return None
     return Copies(roles.stable, rollout.revision, rollout.id, plan)
+
+
+def _readable(progress: Progress) -> bool:
+    """Whether there are statistics of this version; the next decision begins others anew."""
+    return progress.judge.get("v") == judging.VERSION
 
 
 def _arms(stable: str, candidate: str, weight: int, written: dict[str, Any]) -> Arms | None:

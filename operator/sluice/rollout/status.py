@@ -52,7 +52,7 @@ def project(draft: Draft, want: Desired) -> dict[str, Any]:
         worst_check=verdict.worst if verdict else "",
         worst_evidence=f"{verdict.evidence_percent:.0f}%" if verdict else "",
         checks=shown_checks(verdict) if verdict else list(draft.progress.last_checks),
-        evidence=shown_evidence(draft) if verdict else draft.progress.last_evidence,
+        evidence=shown_evidence(draft.progress, verdict) or draft.progress.last_evidence,
         experiment=shown(draft),
         gates=list(draft.rollout.gates) if draft.rollout else [],
         revisions=_history(draft),

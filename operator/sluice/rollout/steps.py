@@ -122,8 +122,9 @@ def _estimate(draft: Draft, plan: Plan) -> None:
     step = plan.steps[rollout.step]
     traffic = estimate.traffic_of(step, draft.progress.judge)
     if traffic is not None:
-        draft.set_rollout(estimate=estimate.said(plan, step, traffic))
-        draft.note("Estimated", estimate.said(plan, step, traffic))
+        said = estimate.said(plan, step, traffic)
+        draft.set_rollout(estimate=said)
+        draft.note("Estimated", said)
 
 
 def _with_estimate(draft: Draft, said: str) -> str:

@@ -50,8 +50,8 @@ def watch(draft: Draft) -> None:
     seen = _requests(draft)
     comparable = draft.roles.holdback > 0
     if observed >= watching.duration and (seen >= watching.min_requests or not comparable):
-        end(draft, event="time and requests suffice")
         unread = [s.check for s in draft.judgement.silent] if draft.judgement else []
+        end(draft, event="time and requests suffice")
         blind = f" Not read at its end: {', '.join(unread)}." if unread else ""
         draft.note("WatchPassed", f"Watched for {human(observed)}, {seen} requests.{blind}")
 
@@ -60,6 +60,7 @@ def end(draft: Draft, *, event: str) -> None:
     """Gives the previous revision's share to stable; its pods go once routers confirm."""
     draft.set_roles(previous=None, holdback=0)
     draft.set_progress(event=event, watch=None, judge={}, snapshot={}, metrics={}, pod_minutes={})
+    draft.judgement = None
 
 
 def take_back(draft: Draft, failure: Failure, *, event: str, withdrawn: bool = False) -> None:
@@ -96,6 +97,7 @@ def take_back(draft: Draft, failure: Failure, *, event: str, withdrawn: bool = F
             detected_at=rfc3339_milli(failure.detected),
         ),
     )
+    draft.judgement = None
     draft.note("RolledBack", f"{revision} in its watch: {failure.message}", warning=True)
     draft.come_back(0.2)
 
