@@ -2,7 +2,7 @@
 
 A check's process is Engine C (rates, latency), the score counts of both arms (PredictionShift) or
 what judge_metrics and judge_mirror keep.
-Called by sluice.rollout.judge only; calls sluice.stats.
+Called by the judge's other parts; calls sluice.stats.
 """
 
 from __future__ import annotations

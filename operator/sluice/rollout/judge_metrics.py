@@ -4,7 +4,7 @@ Counts go to Engine C, moments to Engine M, a value a look to sluice.stats.gauge
 the candidate is surely beyond it and stable surely not.  A source that gives nothing is silence:
 its evidence stands still, nothing fails by it, and nothing is promoted meanwhile.
 
-Called by sluice.rollout.judge and judge_guardrails only; calls sluice.stats.
+Called by the judge's other parts; calls sluice.stats.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ judges them as it judges traffic (careful where both fail alike; docs/statistics
 requests).  Disagreement has no stable to be compared with; it fails when its rate is surely above
 the limit, whenever one looks (sluice.stats.hard_limit).
 
-Called by sluice.rollout.judge and judge_guardrails only; calls sluice.stats.
+Called by the judge's other parts; calls sluice.stats.
 """
 
 from __future__ import annotations

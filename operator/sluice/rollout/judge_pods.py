@@ -1,6 +1,6 @@
 """The judge's pods: whether one pod carries the failures while the others are as stable is.
 
-Called by sluice.rollout.judge and judge_guardrails only; calls sluice.stats.
+Called by the judge's other parts, estimate and running_total; calls sluice.stats.
 """
 
 from __future__ import annotations

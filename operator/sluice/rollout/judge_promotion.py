@@ -1,7 +1,7 @@
 """The judge's promotion side: has this step shown that the candidate is not worse by more than tau?
 
 One process per kind of failure (judge_risks) and one pair of latency processes, anew at each step
-(DESIGN, section 6).  Called by sluice.rollout.judge only; calls sluice.stats.
+(DESIGN, section 6).  Called by the judge's other parts; calls sluice.stats.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The judge's promotion side for failures: one process per kind, anew at each step.
 
 ``BoundedRisk`` excludes tau more failures per request, ``NonInferiority`` a margin on the odds
-(DESIGN, section 6).  Called by sluice.rollout.judge_promotion only; calls sluice.stats.
+(DESIGN, section 6).  Called by judge_promotion and estimate; calls sluice.stats.
 """
 
 from __future__ import annotations

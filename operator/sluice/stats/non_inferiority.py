@@ -83,8 +83,8 @@ def _requests(
     if p >= 1.0 or not enough(MOST):
         return math.inf
     low, high = 0.0, MOST
-    for _ in range(80):
-        # By ratio where it matters: an answer of 10 and one of 10^9 are found alike.
+    for _ in range(18):
+        # By ratio: an answer of 10 and one of 10^9 are both found to a thousandth.
         middle = math.sqrt((low + 1.0) * (high + 1.0)) - 1.0
         low, high = (low, middle) if enough(middle) else (middle, high)
     # Common failures scatter less than rare ones, by 1 - p: so much less does each of them say.
