@@ -169,7 +169,7 @@ class Rollout(Block):
     on_fail: Literal["Rollback", "Pause"] = Field(
         default="Rollback",
         description="What a failed guardrail does. Rollback: weight 0, and the package or revision "
-        "is quarantined. Pause: the weight stays and a person decides.",
+        "is quarantined. Pause: the weight goes to 0 and a person decides.",
     )
     on_inconclusive: Literal["Hold", "Rollback", "Promote"] = Field(
         default="Hold",

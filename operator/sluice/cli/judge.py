@@ -220,11 +220,13 @@ def _words(question: Question) -> dict[str, Any]:
 def _table(rows: list[Row], question: Question) -> str:
     effect = EFFECTS[question.kind]
     beside = f"  {'difference':>10} {'[low, high]':<20}" if question.kind == "counts" else ""
-    lines = [f"{'look':>6} {'evidence':>12} {effect:>11} {'from':>10} {'to':>10}{beside}  verdict"]
+    lines = [
+        f"{'look':>6} {'log10 evidence':>14} {effect:>11} {'from':>10} {'to':>10}{beside}  verdict"
+    ]
     for row in rows:
         estimate, low, high = (_cell(row[name]) for name in ("estimate", "low", "high"))
         lines.append(
-            f"{row['look']:>6} {row['log10_evidence']:>5.2f} of {question.need:<3.1f} "
+            f"{row['look']:>6} {row['log10_evidence']:>7.2f} of {question.need:<3.1f} "
             f"{estimate:>11} {low:>10} {high:>10}{_difference(row)}  {row['verdict']}"
         )
     return "\n".join(lines)

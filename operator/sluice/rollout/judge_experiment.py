@@ -327,7 +327,7 @@ def _inverse(value: float | None) -> float | None:
 
 
 def _eta(plan: ExperimentPlan, state: State, evidence: float) -> float | None:
-    """Seconds until the evidence suffices at its present growth, or the last unit has come."""
+    """Seconds until the evidence suffices at its present growth, or units or time are up."""
     if distrust(state):
         return None
     if state["verdict"]:
@@ -335,7 +335,8 @@ def _eta(plan: ExperimentPlan, state: State, evidence: float) -> float | None:
     seconds, exposed = float(state["seconds"]), int(sum(state["exposed"]))
     if seconds <= 0 or exposed == 0:
         return None
-    last = max(0.0, plan.max_units - exposed) * seconds / exposed + plan.window_seconds
+    units_up = max(0.0, plan.max_units - exposed) * seconds / exposed + plan.window_seconds
+    last = min(units_up, plan.max_seconds - seconds)
     need = math.log(1.0 / plan.alpha)
     # Evidence grows in proportion to units; below this it has not begun to.
     early = evidence > 0.5 and plan.design == "Sequential"

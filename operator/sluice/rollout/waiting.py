@@ -23,7 +23,7 @@ def paused(draft: Draft) -> bool:
     if rollout.paused_by_check:
         way_out += " or take it back: sluice.dev/abort=now"
     reason = "GuardrailFailed" if rollout.paused_by_check else "Paused"
-    draft.wait(with_way_out(f"Paused {rollout.paused}.", way_out), reason=reason)
+    draft.wait(with_way_out(f"Paused {rollout.paused.removesuffix('.')}.", way_out), reason=reason)
     return True
 
 
