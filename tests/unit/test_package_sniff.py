@@ -22,6 +22,7 @@ from tests.unit import package_support as support
 
 from sluice.errors import PackageError
 from sluice.package import expand as room
+from sluice.package.inspect_archive import inspect_archive
 from sluice.package.inspect_pickle import inspect_pickle
 from sluice.package.onnx_file import NotOnnxError, read_onnx
 from sluice.package.sniff import look, sniff
@@ -212,6 +213,27 @@ def test_no_bytes_crash_the_readers(data: bytes) -> None:
         with contextlib.suppress(PackageError):
             look(prefix + data)
         inspect_pickle(b"\x80\x04" + data)
+    for prefix in (b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00"):
+        with contextlib.suppress(PackageError):
+            inspect_archive(prefix + data)
+
+
+@given(st.integers(min_value=0), st.integers(0, 255))
+@settings(max_examples=200, deadline=None)
+def test_damaged_archives_are_read_or_refused(position: int, byte: int) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, x=np.array([{"a": 1}], dtype=object))
+    data = bytearray(buffer.getvalue())
+    data[position % len(data)] = byte
+    for damaged in (bytes(data), bytes(data[: position % len(data)])):
+        with contextlib.suppress(PackageError):
+            inspect_archive(damaged)
+
+
+def test_long_strings_are_passed_over_and_what_follows_is_seen() -> None:
+    words = "ä" * 3_000_000
+    report = inspect_pickle(zlib.compress(pickle.dumps([words, bytes(5_000_000), zlib.adler32])))
+    assert (report.imports, report.problem) == (["zlib.adler32"], "")
 
 
 @given(st.integers(min_value=0), st.integers(0, 255))

@@ -21,8 +21,9 @@ def request(package: Path, namespaces: tuple[str, ...]) -> None:
     """Print the TrustPolicy that admits exactly PACKAGE; an administrator applies it."""
     import yaml
 
-    from sluice.package.inspect import imports_of, printable
+    from sluice.package.inspect import imports_of
     from sluice.package.load import open_package
+    from sluice.package.plain_text import printable
     from sluice.package.trust import trust_policy
 
     opened = open_package(package, check_environment=False)

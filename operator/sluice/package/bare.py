@@ -42,7 +42,7 @@ MAX_MATRIX = 10_000
 def describe_bare(name: str, data: bytes) -> Manifest:
     """The manifest that a bare file would have had; PackageError for anything that cannot serve."""
     found = sniff(data)
-    if found.trust_class == "Code":
+    if found.pickled:
         raise _refuse_code(name, data, found.format)
     if found.onnx is None:
         raise PackageError(

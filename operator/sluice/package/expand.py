@@ -17,6 +17,8 @@ from sluice.errors import PackageError
 MAX_EXPANDED_BYTES = 4 * 1024**3
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 64 * 1024**2
+MAX_LZMA_MEMORY = 256 * 1024**2
+"""xz and lzma files say how large their dictionary is; the strongest preset needs 65 MiB."""
 COMPRESSIONS: dict[bytes, str] = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bz2",
@@ -45,7 +47,7 @@ def expand(data: bytes, *, limit: int = MAX_EXPANDED_BYTES) -> tuple[IO[bytes], 
     elif name == "bz2":
         raw = bz2.BZ2File(io.BytesIO(data))
     elif name in ("xz", "lzma"):
-        raw = lzma.LZMAFile(io.BytesIO(data))  # noqa: SIM115 - read by the caller
+        raw = io.BufferedReader(_Lzma(data))
     elif name == "zlib":
         raw = io.BufferedReader(_Zlib(data))
     elif name == "lz4":
@@ -56,8 +58,13 @@ def expand(data: bytes, *, limit: int = MAX_EXPANDED_BYTES) -> tuple[IO[bytes], 
         )
     else:
         return io.BytesIO(data), ""
-    allowed = min(limit, max(RATIO_FREE_BYTES, MAX_RATIO * len(data)))
-    return cast(IO[bytes], _Bounded(raw, allowed)), name
+    return bounded(raw, len(data), limit=limit), name
+
+
+def bounded(raw: Any, size: int, *, limit: int = MAX_EXPANDED_BYTES) -> IO[bytes]:
+    """``raw``, which comes out of a file of ``size`` bytes, as far as that is credible."""
+    allowed = min(limit, max(RATIO_FREE_BYTES, MAX_RATIO * size))
+    return cast(IO[bytes], _Bounded(raw, allowed))
 
 
 class _Zlib(io.RawIOBase):
@@ -77,6 +84,36 @@ class _Zlib(io.RawIOBase):
         self._pending = self._engine.unconsumed_tail
         if not chunk and not self._engine.eof:
             raise EOFError("the compressed data ends early")
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+class _Lzma(io.RawIOBase):
+    """xz and lzma as a stream that gives no file the memory it asks for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._pending = data
+        self._engine = self._new()
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(memlimit=MAX_LZMA_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        chunk = b""
+        while not chunk:
+            if self._engine.eof:
+                self._pending = self._engine.unused_data
+                if not self._pending:
+                    return 0
+                self._engine = self._new()  # streams follow one another in one file
+            if self._engine.needs_input and not self._pending:
+                raise EOFError("the compressed data ends early")
+            chunk = self._engine.decompress(self._pending, len(buffer))
+            self._pending = b""
         buffer[: len(chunk)] = chunk
         return len(chunk)
 

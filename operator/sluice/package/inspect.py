@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from sluice.errors import PackageError
+from sluice.package.inspect_archive import inspect_archive
 from sluice.package.inspect_pickle import inspect_pickle
 from sluice.package.load import Package, open_package
 from sluice.package.manifest import MANIFEST_NAME, digest_of, to_dict
+from sluice.package.plain_text import printable
 from sluice.package.sniff import look
 from sluice.package.trust import requires_trust, ways_out
 
 MAX_FILE_BYTES = 4 * 1024**3
+_READERS = {
+    **dict.fromkeys(("joblib", "pickle"), inspect_pickle),
+    **dict.fromkeys(("torch", "npz", "npy", "skops"), inspect_archive),
+}
 
 
 def imports_of(package: Package) -> list[str]:
@@ -81,22 +87,24 @@ def _not_a_package(path: Path, error: PackageError) -> dict[str, Any]:
     except PackageError:
         return result
     result |= {"format": found.format, "class": found.trust_class, "detail": found.detail}
-    if found.format in ("joblib", "pickle") and found.detail != "compressed with lz4":
-        report = inspect_pickle(data)
+    if found.format not in _READERS:
+        return result
+    try:
+        report = _READERS[found.format](data)
+    except PackageError as problem:
+        if str(problem) != str(error):
+            result["problems"].append({"reason": problem.reason, "message": str(problem)})
+        return result
+    result["imports"] = report.imports
+    if found.pickled:
         result |= {
-            "imports": report.imports,
             "compression": report.compression,
             "expandedBytes": report.expanded_bytes,
             "waysOut": ways_out(str(path)),
         }
-        if report.problem:
-            result["problems"].append({"reason": "Incomplete", "message": report.problem})
+    if report.problem:
+        result["problems"].append({"reason": "Incomplete", "message": report.problem})
     return result
-
-
-def printable(text: str) -> str:
-    """Text from a package on one line: it must not move the cursor or start a line of its own."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def table(report: dict[str, Any]) -> list[str]:

@@ -12,18 +12,23 @@ lists, and a stream that cannot be followed to its end says so in ``problem``.
 
 from __future__ import annotations
 
+import io
 import lzma
 import pickletools
 import re
 import zlib
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from sluice.errors import PackageError
 from sluice.package.expand import expand
+from sluice.package.plain_text import printable
 
 MAX_OPCODES = 20_000_000
+MAX_LINE = 16 * 1024**2
 MAX_NESTED = 100
+KEPT_BYTES = 1024 * 1024
+"""Of one string; no name is longer, and a string may claim gigabytes."""
 
 
 @dataclass(slots=True)
@@ -47,12 +52,21 @@ def inspect_pickle(data: bytes) -> PickleReport:
 
     Raises PackageError only for a file that expands too far, or that lz4 keeps closed.
     """
+    stream, compression = expand(data)
+    report = inspect_stream(stream)
+    report.compression = compression
+    return report
+
+
+def inspect_stream(stream: IO[bytes]) -> PickleReport:
+    """The same for one uncompressed pickle that has yet to be read."""
     report = PickleReport()
-    stream, report.compression = expand(data)
     imports: set[str] = set()
     machine = _Machine(imports)
     try:
         machine.run(stream)
+        if stream.read(1):
+            report.problem = "more follows after its end, which another loader would read"
     except PackageError:
         raise
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
@@ -63,6 +77,48 @@ def inspect_pickle(data: bytes) -> PickleReport:
     report.expanded_bytes = stream.tell()
     report.opcodes = machine.opcodes
     return report
+
+
+class _Skimmed(io.RawIOBase):
+    """The stream as ``genops`` wants it, with the beginning of what is long."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size <= KEPT_BYTES:
+            return self._stream.read(size)
+        head = self._stream.read(KEPT_BYTES)
+        _skip(self._stream, size - len(head))
+        return _Long(head[: _whole_characters(head)], size)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._stream.readline(MAX_LINE if size is None or size < 0 else size)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+class _Long(bytes):
+    """The beginning of a string that claims the length it had."""
+
+    def __new__(cls, head: bytes, size: int) -> _Long:
+        made = super().__new__(cls, head)
+        made._size = size
+        return made
+
+    _size: int
+
+    def __len__(self) -> int:
+        return self._size
+
+
+def _whole_characters(head: bytes) -> int:
+    """Where UTF-8 may be cut: not after the first bytes of a character."""
+    end = len(head)
+    while end and head[end - 1] & 0xC0 == 0x80:
+        end -= 1
+    return max(end - 1, 0)
 
 
 class _Mark:
@@ -106,7 +162,7 @@ class _Machine:
 
     def run(self, stream: IO[bytes]) -> None:
         self._stack, self._memo = [], {}
-        for opcode, arg, _ in pickletools.genops(stream):
+        for opcode, arg, _ in pickletools.genops(cast(IO[bytes], _Skimmed(stream))):
             self.opcodes += 1
             if self.opcodes > MAX_OPCODES:
                 raise ValueError(f"more than {MAX_OPCODES} operations")
@@ -137,7 +193,7 @@ class _Machine:
 
     def _found(self, module: Any, name: Any) -> None:
         known = isinstance(module, str) and isinstance(name, str)
-        full = f"{module}.{name}"[:250] if known else "(a name computed while loading)"
+        full = printable(f"{module}.{name}"[:250]) if known else "(a name computed while loading)"
         self.imports.add(full)
         self._stack.append(_Global(full))
 

@@ -22,6 +22,7 @@ import msgspec
 from sluice.errors import PackageError
 from sluice.package.manifest import (
     GOLDEN_NAME,
+    LOCK_NAME,
     MANIFEST_NAME,
     MAX_GOLDEN,
     MAX_MANIFEST_BYTES,
@@ -75,6 +76,11 @@ class Package:
     def model_bytes(self) -> bytes:
         """The bytes of the file that will be loaded."""
         return self.read(self.manifest.model.file)
+
+    @property
+    def external(self) -> dict[str, bytes]:
+        """Files in memory that an ONNX model may keep tensors in: those with no other role."""
+        return {path: self.read(path) for path in _external(self.manifest) if self.has(path)}
 
     @property
     def size(self) -> int:
@@ -188,6 +194,11 @@ def _kept(manifest: Manifest) -> set[str]:
     return {f.path for f in manifest.files} - skip
 
 
+def _external(manifest: Manifest) -> list[str]:
+    taken = {manifest.model.file, GOLDEN_NAME, PROFILE_NAME, LOCK_NAME, *manifest.code}
+    return [f.path for f in manifest.files if f.path not in taken]
+
+
 def _verified(root: Path, entry: FileEntry, *, keep: bool) -> bytes | None:
     """Read a listed file once; its bytes when they are to be kept."""
     hasher = hashlib.sha256()
@@ -224,8 +235,7 @@ def _check_content(package: Package) -> None:
     from sluice.package.sniff import sniff
 
     model = package.manifest.model
-    listed = {f.path for f in package.manifest.files}
-    found = sniff(package.model_bytes, external_files=listed)
+    found = sniff(package.model_bytes, external_files=package.external)
     code = found.trust_class == "Code" or bool(package.manifest.code)
     actual = "Code" if code else found.trust_class
     if found.format != model.format or actual != model.trust_class:

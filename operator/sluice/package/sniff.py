@@ -18,9 +18,11 @@ from sluice.errors import PackageError
 from sluice.package.expand import compression_of, expand
 from sluice.package.manifest import TrustClass
 from sluice.package.onnx_file import NotOnnxError, OnnxFile, read_onnx
+from sluice.package.plain_text import printable
 
 _JOBLIB = b"joblib.numpy_pickle"
 _MAX_ZIP_ENTRIES = 100_000
+_HEAD_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,11 @@ class Sniffed:
     problems: tuple[str, ...] = field(default=())
     """Why it will not be loaded whatever the policy says."""
 
+    @property
+    def pickled(self) -> bool:
+        """Whether it is one pickle, as joblib and pickle write it."""
+        return self.format in ("joblib", "pickle")
+
 
 def sniff(data: bytes, *, external_files: Collection[str] = ()) -> Sniffed:
     """Classify ``data``; raises PackageError UnknownFormat or UnsafeModel.
@@ -43,7 +50,7 @@ def sniff(data: bytes, *, external_files: Collection[str] = ()) -> Sniffed:
     found = look(data, external_files=external_files)
     if found.problems:
         raise PackageError(
-            f"The model is not safe to load: {'; '.join(found.problems)[:400]}.",
+            f"The model is not safe to load: {printable('; '.join(found.problems))[:400]}.",
             hint="Export it again with standard operators and its tensors inside the file.",
             reason="UnsafeModel",
         )
@@ -83,15 +90,20 @@ def _pickle(data: bytes) -> Sniffed:
 def _compressed(data: bytes, compression: str) -> Sniffed:
     """joblib is the only one that compresses around a pickle; anything else is unknown."""
     stream, _ = expand(data)
+    head = bytearray()
+    damage = ""
     try:
-        head = stream.read(1)
-        code = head == b"\x80" or _is_old_pickle(head + stream.read(65536))
+        # Byte by byte: what came before a damage may run before the damage is met.
+        while len(head) < _HEAD_BYTES and head[:1] != b"\x80" and (byte := stream.read(1)):
+            head += byte
     except PackageError:
         raise
     except Exception as error:
-        raise _unknown(f"it starts like {compression}, but: {str(error)[:100]}") from None
-    if code:
+        damage = str(error)[:100]
+    if head[:1] == b"\x80" or _is_old_pickle(bytes(head)):
         return Sniffed("joblib", "Code", f"compressed with {compression}")
+    if damage:
+        raise _unknown(f"it starts like {compression}, but: {damage}")
     raise _unknown(f"it is {compression} around something that is not a pickle")
 
 
@@ -110,7 +122,7 @@ def _is_old_pickle(data: bytes) -> bool:
             if named and opcode.name in ("REDUCE", "INST", "OBJ", "NEWOBJ", "BUILD"):
                 return True
             if seen > 10_000:
-                return named
+                return True
     except Exception:
         return False
     return seen > 1
@@ -141,7 +153,8 @@ def _zip(data: bytes) -> Sniffed:
     if "schema.json" in leaves:
         return Sniffed("skops", "Restricted", f"{len(names)} entries")
     if "data.pkl" in leaves or any(n.endswith((".pkl", ".pickle", ".joblib")) for n in leaves):
-        return Sniffed("torch", "Code", f"zip with a pickle, {len(names)} entries")
+        kind = "TorchScript" if "constants.pkl" in leaves else "zip with a pickle"
+        return Sniffed("torch", "Code", f"{kind}, {len(names)} entries")
     if any(n.endswith(".npy") for n in leaves):
         return Sniffed("npz", "Code", "arrays may hold pickled objects")
     raise _unknown(f"it is a zip file with {', '.join(sorted(leaves)[:5])[:120]}")
@@ -166,12 +179,18 @@ def _by_magic(data: bytes) -> Sniffed | None:
         return Sniffed("safetensors", "Data", "safetensors")
     if data[:8] == b"\x89HDF\r\n\x1a\n":
         return Sniffed("hdf5", "Code", "HDF5; Keras files may hold code")
+    if data[:6] == b"\x93NUMPY":
+        return Sniffed("npy", "Code", "an array may hold pickled objects")
+    if data[4:8] == b"ORTM":  # what ONNX Runtime goes by, even where ONNX could be read
+        raise _unknown("it is a file in ONNX Runtime's own format (ORT)")
+    if data[257:262] == b"ustar":
+        raise _unknown("it is a tar archive, as the first versions of PyTorch wrote")
     return None
 
 
 def _unknown(why: str) -> PackageError:
     return PackageError(
-        f"The model file is in no format that Sluice knows: {why}.",
+        f"The model file is in no format that Sluice knows: {printable(why)}.",
         hint="It may be truncated. Save it as ONNX, or with joblib.dump or pickle.dump.",
         reason="UnknownFormat",
     )

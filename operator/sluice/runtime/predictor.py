@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import numpy as np
 
@@ -74,10 +74,13 @@ def load_predictor(
             refused.hint += " On your own machine, --allow-code runs it."
         raise refused
     load: Callable[[Package], Loaded]
-    if package.manifest.model.format == "onnx":
+    kind = package.manifest.model.format
+    if kind == "onnx":
         from sluice.runtime.loaders.onnx import load
-    else:
+    elif kind == "joblib" or kind == "pickle":
         from sluice.runtime.loaders.sklearn import load
+    else:  # nothing is unpickled because no other loader fits
+        assert_never(kind)
     try:
         scorer, engine = load(package)
     except PackageError:
