@@ -37,17 +37,20 @@ def main() -> int:
         parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
     with tempfile.TemporaryDirectory() as place:
         built = support.build_iris(Path(place) / "iris")
-        with support.serving(built.path, "--deployment", "iris", "--revision", "v2") as server:
-            given = questions(built, server.port)
+        [grpc_port] = support.free_ports(1)
+        named = ("--deployment", "iris", "--revision", "v2", "--grpc-port", str(grpc_port))
+        with support.serving(built.path, *named) as server:
+            given = questions(built, server.port, grpc_port)
             failed = sum(asked(peer, given) for peer in wanted)
     return 1 if failed else 0
 
 
-def questions(built: support.Built, port: int) -> dict[str, Any]:
+def questions(built: support.Built, port: int, grpc_port: int) -> dict[str, Any]:
     """What a client needs to ask, and what the model itself answers."""
     labels = [str(name) for name in support.load_iris().target_names]
     return {
         "address": f"127.0.0.1:{port}",
+        "grpc": f"127.0.0.1:{grpc_port}",
         "model": "iris",
         "version": "v2",
         "features": list(built.rows[0]),

@@ -1,11 +1,12 @@
-"""What the KServe client asks over REST: run by tests.protocol_peers in its own environment."""
+"""What the KServe client asks, REST and gRPC: run by tests.protocol_peers in its environment."""
 
 import asyncio
 
+import grpc
 import httpx
 import numpy as np
 from checks import check, main, near
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 
 def ask(given, protocol, function):
@@ -14,6 +15,14 @@ def ask(given, protocol, function):
     async def asked():
         async with InferenceRESTClient(RESTConfig(protocol=protocol)) as client:
             return await function(client, f"http://{given['address']}")
+
+    return asyncio.run(asked())
+
+
+def ask_grpc(given, function):
+    async def asked():
+        async with InferenceGRPCClient(given["grpc"]) as client:
+            return await function(client)
 
     return asyncio.run(asked())
 
@@ -108,6 +117,40 @@ def _(given):
     other = {**given, "model": "other"}
     good = request(given, binary_in=True, binary_out=True)
     refused(lambda: infer(other, good), 404, "expected the model")
+
+
+@check("gRPC server live, server ready, model ready")
+def _(given):
+    assert ask_grpc(given, lambda c: c.is_server_live())
+    assert ask_grpc(given, lambda c: c.is_server_ready())
+    assert ask_grpc(given, lambda c: c.is_model_ready(given["model"]))
+
+
+@check("gRPC infer, raw contents")
+def _(given):
+    sent = request(given, binary_in=True, binary_out=True)
+    verify(given, ask_grpc(given, lambda c: c.infer(sent)))
+
+
+@check("gRPC infer, typed contents")
+def _(given):
+    rows = np.array(given["rows"])
+    tensor = InferInput("x", list(rows.shape), "FP64", data=rows.ravel().tolist())
+    sent = InferRequest(given["model"], [tensor], request_id="42")
+    assert not sent.to_grpc().raw_input_contents
+    verify(given, ask_grpc(given, lambda c: c.infer(sent)))
+
+
+@check("gRPC mistakes are refused with a reason")
+def _(given):
+    sent = InferRequest("other", request(given, binary_in=True, binary_out=True).inputs)
+    try:
+        ask_grpc(given, lambda c: c.infer(sent))
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.NOT_FOUND, error.code()
+        assert "expected the model" in error.details(), error.details()
+    else:
+        raise AssertionError("was answered")
 
 
 if __name__ == "__main__":

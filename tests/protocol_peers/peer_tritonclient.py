@@ -1,6 +1,7 @@
-"""What tritonclient asks over HTTP: run by tests.protocol_peers in its own environment."""
+"""What tritonclient asks over HTTP and gRPC: run by tests.protocol_peers in its own environment."""
 
 import numpy as np
+import tritonclient.grpc as over_grpc
 from checks import check, main, near
 from tritonclient.http import (
     InferenceServerClient,
@@ -18,6 +19,13 @@ def matrix(given, datatype="FP64", dtype=np.float64, *, binary=True):
     rows = np.array(given["rows"], dtype)
     tensor = InferInput("x", list(rows.shape), datatype)
     tensor.set_data_from_numpy(rows, binary_data=binary)
+    return [tensor]
+
+
+def grpc_matrix(given):
+    rows = np.array(given["rows"])
+    tensor = over_grpc.InferInput("x", list(rows.shape), "FP64")
+    tensor.set_data_from_numpy(rows)
     return [tensor]
 
 
@@ -145,6 +153,64 @@ def _(given):
     texts = InferInput("x", [1, 4], "BYTES")
     texts.set_data_from_numpy(np.array([[b"a", b"b", b"c", b"d"]], dtype=object))
     refused(lambda: c.infer(given["model"], [texts]), "expected FP64, got BYTES")
+
+
+@check("gRPC server live, server ready, model ready")
+def _(given):
+    c = over_grpc.InferenceServerClient(given["grpc"])
+    assert c.is_server_live() and c.is_server_ready()
+    assert c.is_model_ready(given["model"])
+    assert c.is_model_ready(given["model"], given["version"])
+
+
+@check("gRPC server and model metadata")
+def _(given):
+    c = over_grpc.InferenceServerClient(given["grpc"])
+    assert c.get_server_metadata().name == "sluice"
+    found = c.get_model_metadata(given["model"], given["version"])
+    http = client(given).get_model_metadata(given["model"])
+    for here, there in ((found.inputs, http["inputs"]), (found.outputs, http["outputs"])):
+        assert [(t.name, t.datatype, list(t.shape)) for t in here] == [
+            (t["name"], t["datatype"], t["shape"]) for t in there
+        ]
+    assert list(found.versions) == [given["version"]]
+
+
+@check("gRPC infer, raw contents")
+def _(given):
+    c = over_grpc.InferenceServerClient(given["grpc"])
+    result = c.infer(given["model"], grpc_matrix(given), request_id="42")
+    verify(given, result)
+    assert result.get_response().id == "42"
+
+
+@check("gRPC infer some of the outputs, on a version")
+def _(given):
+    c = over_grpc.InferenceServerClient(given["grpc"])
+    outputs = [over_grpc.InferRequestedOutput("score")]
+    result = c.infer(
+        given["model"], grpc_matrix(given), model_version=given["version"], outputs=outputs
+    )
+    assert result.as_numpy("label") is None
+    near(result.as_numpy("score"), np.array(given["scores"]).max(axis=1))
+
+
+@check("gRPC mistakes are refused with a reason")
+def _(given):
+    c = over_grpc.InferenceServerClient(given["grpc"])
+    tensors = grpc_matrix(given)
+    unknown = [over_grpc.InferRequestedOutput("proba")]
+    for function, status, words in (
+        (lambda: c.infer("other", tensors), "NOT_FOUND", "expected the model"),
+        (lambda: c.infer(given["model"], tensors, outputs=unknown), "INVALID", "expected label"),
+    ):
+        try:
+            function()
+        except InferenceServerException as error:
+            assert status in error.status(), error.status()
+            assert words in error.message(), error.message()
+        else:
+            raise AssertionError("was answered")
 
 
 if __name__ == "__main__":

@@ -110,8 +110,12 @@ def encode(datatype: str, values: Any) -> bytes:
     """Values of one output as bytes; a BYTES output holds str."""
     if datatype != "BYTES":
         return np.asarray(values).astype(_DTYPES[datatype]).tobytes()
-    texts = [text.encode() for text in values]
-    return b"".join(len(text).to_bytes(_PREFIX, "little") + text for text in texts)
+    return frame([text.encode() for text in values])
+
+
+def frame(elements: Sequence[bytes]) -> bytes:
+    """Elements of BYTES, each with its length before it."""
+    return b"".join(len(element).to_bytes(_PREFIX, "little") + element for element in elements)
 
 
 def _bools(name: str, values: Array) -> Array:
