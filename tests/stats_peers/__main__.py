@@ -2,34 +2,23 @@
 
     python -m tests.stats_peers [--only gbstats,savvi]
 
-Each peer gets a virtual environment of its own from a requirements file with hashes, because no
-two of them want the same numpy; it is kept in the cache directory and built again when the file
-changes.  A peer reads the cases as JSON, answers with numbers, and knows nothing of Sluice.  A
-number that is further from ours than its method explains fails the command; a peer that cannot be
-installed is said to be, and fails it too.
+Each peer runs in a virtual environment of its own.  It reads the cases as JSON, answers with
+numbers, and knows nothing of Sluice.  A number that is further from ours than its method explains
+fails the command; a peer that cannot be installed is said to be, and fails it too.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import subprocess
 import sys
-import venv
 from pathlib import Path
 
 from tests.stats_peers import cases
+from tests.tools.peers import Missing, environment, run
 
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice" / "stats-peers"
-INSTALL_SECONDS, RUN_SECONDS = 900, 120
-LAST_LINES = 3
-
-
-class Missing(Exception):
-    """A peer that could not be installed or did not answer, and why."""
+RUN_SECONDS = 120
 
 
 def main() -> int:
@@ -67,40 +56,10 @@ def compared(peer: str) -> int:
 def answers(peer: str) -> dict[str, float]:
     """The peer's numbers by name of the case; Missing when there are none."""
     script = HERE / f"peer_{peer.replace('-', '_')}.py"
-    command = [str(environment(peer)), str(script)]
+    command = [str(environment(HERE / f"{peer}.txt")), str(script)]
     done = run(command, RUN_SECONDS, json.dumps(cases.data()))
     numbers: dict[str, float] = json.loads(done)
     return numbers
-
-
-def environment(peer: str) -> Path:
-    """The Python of the peer's virtual environment, built when it is not there yet."""
-    pinned = HERE / f"{peer}.txt"
-    digest = hashlib.sha256(pinned.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    home = CACHE / f"{peer}-{digest}"
-    python, ready = home / "bin" / "python", home / "ready"
-    if not ready.exists():
-        print(f"{peer:<12} installing {pinned.name}", file=sys.stderr)
-        venv.create(home, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        run([*pip, "--require-hashes", "-r", str(pinned)], INSTALL_SECONDS)
-        ready.touch()
-    return python
-
-
-def run(command: list[str], seconds: float, given: str = "") -> str:
-    """What a command prints; Missing, with the end of its complaint, when it fails."""
-    # The peer must find its own packages, not this repository's.
-    surroundings = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    try:
-        done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=seconds, env=surroundings
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Missing(f"no answer within {seconds:g} s") from error
-    if done.returncode:
-        raise Missing(" / ".join(done.stderr.strip().splitlines()[-LAST_LINES:]))
-    return done.stdout
 
 
 if __name__ == "__main__":

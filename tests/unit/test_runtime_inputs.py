@@ -214,7 +214,7 @@ def test_v2_takes_a_tensor_a_feature() -> None:
     request, rows = V2.parse(body({"id": "42", "inputs": TENSORS}))
     assert values(rows) == ONE
     raw = np.array([[0.25, 0.75]])
-    document = json.loads(V2.render(request, answer(raw, MANIFEST.output)))
+    document = json.loads(V2.render(request, answer(raw, MANIFEST.output)).body)
     assert document == {
         "model_name": "flat",
         "model_version": "abc",
@@ -229,7 +229,8 @@ def test_v2_takes_a_tensor_a_feature() -> None:
 
 def test_v2_gives_only_the_outputs_asked_for() -> None:
     request, _ = V2.parse(body({"inputs": TENSORS, "outputs": [{"name": "score"}]}))
-    document = json.loads(V2.render(request, answer(np.array([[0.9, 0.1]]), MANIFEST.output)))
+    rendered = V2.render(request, answer(np.array([[0.9, 0.1]]), MANIFEST.output))
+    document = json.loads(rendered.body)
     assert [output["name"] for output in document["outputs"]] == ["score"]
     assert document["id"]
 

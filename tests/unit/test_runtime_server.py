@@ -162,10 +162,13 @@ def test_v1_and_v2_have_the_shapes_their_clients_expect(server: Server, iris: Bu
     assert server.request("GET", "/v1/models/flowers")[2] == {"name": "flowers", "ready": True}
     status, answer = server.post("/v1/models/flowers:predict", {"instances": rows})
     assert (status, answer) == (200, {"predictions": ["setosa", "setosa"]})
-    assert server.request("GET", "/v2")[2]["extensions"] == []
+    assert server.request("GET", "/v2")[2]["extensions"] == ["binary_tensor_data"]
     assert server.request("GET", "/v2/health/live")[2] == {"live": True}
     assert server.request("GET", "/v2/health/ready")[2] == {"ready": True, "live": True}
     metadata = server.request("GET", "/v2/models/flowers")[2]
+    assert server.request("GET", "/v2/models/flowers/versions/rev1")[2] == metadata
+    assert server.request("GET", "/v2/models/flowers/versions/rev1/ready")[2]["ready"] is True
+    assert server.request("GET", "/v2/models/flowers/versions/9/ready")[0] == 404
     assert metadata["versions"] == ["rev1"]
     assert metadata["inputs"][0] == {
         "name": "sepal length (cm)",

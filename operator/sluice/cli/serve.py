@@ -51,6 +51,11 @@ _PORT = click.IntRange(0, 65535)
 @click.option(
     "--admin-port", type=_PORT, default=9090, show_default=True, help="/metrics and /counters."
 )
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(1, 65535),
+    help="Also answer V2 over gRPC here; needs the extra grpc.",
+)
 @click.option("--digest", help="Refuse any package but this one (sha256:...).")
 @click.option("--revision", help="Name of the revision; by default from the digest.")
 @click.option("--deployment", help="Name of the model in URLs; by default the package's.")
@@ -124,6 +129,8 @@ def _greet(options: Options, loaded: Loaded, port: int, admin_port: int) -> None
     click.echo(f"{name}: {manifest.task} by {loaded.predictor.engine}{speed}")
     click.echo(f"package {loaded.package.digest}")
     click.echo(f"serving {url}   docs {url}/docs   metrics on port {admin_port}")
+    if options.grpc_port is not None:
+        click.echo(f"V2 over gRPC on {host}:{options.grpc_port}")
     click.echo(curl_line(url, example_row(manifest, loaded.package)))
     sys.stdout.flush()
 

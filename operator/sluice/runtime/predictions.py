@@ -24,6 +24,7 @@ from sluice.runtime.inputs import Rows
 from sluice.runtime.journal import Journal
 from sluice.runtime.mirror import HEADER_MIRROR, Mirror, render_copy_answer
 from sluice.runtime.problems import Problem, unavailable
+from sluice.runtime.protocols import binary
 from sluice.runtime.protocols.predict import PredictProtocol
 from sluice.runtime.protocols.v1 import V1Protocol
 from sluice.runtime.served import Exchange, Model, Settings, Status
@@ -38,12 +39,14 @@ _JSON_TYPES = {
     "application/x-www-form-urlencoded",  # what `curl -d` says of any body
 }
 
+_BINARY_TYPE = binary.CONTENT_TYPE.decode()
+
 STUCK_SECONDS = 60.0
 
 INLINE_BODY = 256 * 1024
 """Larger bodies are parsed on a thread, so that health and small requests stay quick."""
 
-Render = Callable[[Answer], bytes]
+Render = Callable[[Answer], Response]
 
 
 class Predictions:
@@ -128,7 +131,9 @@ class Predictions:
     def parse(self, model: Model, route: str, request: Request) -> tuple[Rows, Render]:
         """Rows of a request, and how to render its answer."""
         content_type = request.content_type
-        if content_type not in _JSON_TYPES and not content_type.endswith("+json"):
+        json_length = request.headers.get(binary.HEADER_LENGTH) if route == "v2" else None
+        known = content_type in _JSON_TYPES or content_type.endswith("+json")
+        if not known and (json_length is None or content_type != _BINARY_TYPE):
             raise Problem(
                 415,
                 "UnsupportedMediaType",
@@ -143,19 +148,15 @@ class Predictions:
             )
         if route == "v1":
             self.check_name(request.path[len("/v1/models/") : -len(":predict")])
-            return model.v1.parse(request.body), model.v1.render
+            return model.v1.parse(request.body), lambda answer: _json(model.v1.render(answer))
         if route == "v2":
             if self.rest_of_v2(request.path) != ["infer"]:
                 raise Problem(404, "NotFound", f"there is nothing at {request.path[:200]!r}")
-            if b"inference-header-content-length" in request.headers:
-                raise Problem(
-                    415, "UnsupportedMediaType", "expected JSON tensors, got binary tensors"
-                )
-            infer, rows = model.v2.parse(request.body)
+            infer, rows = model.v2.parse(request.body, json_length)
             return rows, lambda answer: model.v2.render(infer, answer)
         protocol = model.predict
         rows = protocol.parse(request.body)
-        return rows, lambda answer: protocol.render(answer, self._events(rows.count))
+        return rows, lambda answer: _json(protocol.render(answer, self._events(rows.count)))
 
     def check_name(self, name: str) -> None:
         """404 unless ``name`` is the deployment's."""
@@ -266,12 +267,12 @@ class _InFlight:
             self._deadline()
             return
         try:
-            body = self._body(result.answer)
+            response = self._response(result.answer)
         except (TypeError, ValueError) as error:  # an answer that JSON cannot hold
             self._model_error(error)
             return
         self._observe(result)
-        self._end(Outcome.OK, Response(200, body), rows=len(result.answer.scores))
+        self._end(Outcome.OK, response, rows=len(result.answer.scores))
 
     def _model_error(self, error: BaseException) -> None:
         name = type(error).__name__
@@ -306,7 +307,7 @@ class _InFlight:
 
     # What a user's request leaves in the counters; a copy leaves nothing of this.
 
-    def _body(self, answer: Answer) -> bytes:
+    def _response(self, answer: Answer) -> Response:
         assert self._render is not None
         return self._render(answer)
 
@@ -367,8 +368,8 @@ class _Mirrored(_InFlight):
         super().__init__(owner, route, exchange, -1)
         self._id = copy_id
 
-    def _body(self, answer: Answer) -> bytes:
-        return render_copy_answer(self._id, answer)
+    def _response(self, answer: Answer) -> Response:
+        return _json(render_copy_answer(self._id, answer))
 
     def _count(self, outcome: Outcome, seconds: float | None, rows: int) -> None:
         self._owner.counters.copies.finished(outcome, seconds)
@@ -397,6 +398,10 @@ def error_response(problem: Problem, route: str) -> Response:
     """The answer in the words of the protocol that was asked."""
     encode = PredictProtocol.error if route == "predict" else V1Protocol.error
     return Response(problem.status, encode(problem), headers=problem.headers)
+
+
+def _json(body: bytes) -> Response:
+    return Response(200, body)
 
 
 def _bucket(headers: dict[bytes, bytes]) -> int:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sluice.errors import SluiceError
 from sluice.package.load import Package, open_package
@@ -38,6 +38,9 @@ from sluice.runtime.protocols.v1 import V1Protocol
 from sluice.runtime.protocols.v2 import V2Protocol
 from sluice.runtime.served import Model, Settings, Status
 from sluice.runtime.verdict import VerdictFile
+
+if TYPE_CHECKING:
+    from sluice.runtime.grpc_port import GrpcPort
 
 SLOW_CALL = 0.001
 """A model whose one-row call takes longer runs off the event loop."""
@@ -61,6 +64,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8080
     admin_port: int = 9090
+    grpc_port: int | None = None
     digest: str | None = None
     revision: str | None = None
     deployment: str | None = None
@@ -142,6 +146,7 @@ class Server:
         self._hurry = False
         self._ports: list[Port] = []
         self._listeners: list[asyncio.Server] = []
+        self._grpc: GrpcPort | None = None
 
     async def run(self, started: Callable[[Loaded, int, int], None]) -> None:
         """Listen, load, serve, drain."""
@@ -163,6 +168,8 @@ class Server:
         self._ports = [Port(app, _constant(settings.revision), timeouts=timeouts) for app in apps]
         for port, sock in zip(self._ports, sockets, strict=True):
             self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
+        if options.grpc_port is not None:
+            self._grpc = await _grpc(options.host, options.grpc_port, predictions, self._status)
         sender = Sender(predictions.mirror)
         predictions.copies_wait = sender.wake
         sweeper = asyncio.create_task(self._sweep(predictions, sender))
@@ -180,6 +187,8 @@ class Server:
         finally:
             sweeper.cancel()
             sender.close()
+            if self._grpc is not None:
+                await self._grpc.stop(1.0)
 
     def _begin(self, loading: asyncio.Future[Loaded], predictions: Predictions) -> Loaded:
         """Serve what was loaded; whatever goes wrong here is a start that failed, with a reason."""
@@ -293,6 +302,25 @@ def _listen(host: str, port: int) -> socket.socket:
             hint="Choose another --host, --port or --admin-port.",
             reason="AddressInUse",
         ) from None
+
+
+async def _grpc(host: str, port: int, predictions: Predictions, status: Status) -> GrpcPort:
+    try:
+        from sluice.runtime.grpc_port import GrpcPort
+    except ImportError as error:
+        raise StartError(
+            f"gRPC needs a library that is not installed: {error.name}.",
+            hint="Install sluice-operator[grpc], or leave --grpc-port away.",
+            reason="GrpcMissing",
+        ) from None
+    serving = GrpcPort(predictions, status)
+    if not await serving.start(host, port):
+        raise StartError(
+            f"Cannot listen on {host}:{port} for gRPC.",
+            hint="Choose another --host or --grpc-port.",
+            reason="AddressInUse",
+        )
+    return serving
 
 
 @functools.cache
