@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import sys
 import time
 import uuid
@@ -21,6 +22,7 @@ import runtime_support as support
 from runtime_support import Server, serving
 
 from sluice.api.modeldeployment import ModelDeploymentSpec
+from sluice.controller import experiments as experiments_module
 from sluice.controller.ensure import NameConflictError
 from sluice.controller.experiments import Experiments, Units, UnitsLog
 from sluice.evidence.counters import ServingPod
@@ -255,15 +257,20 @@ def replace_log(running: ExperimentProgress, units: Units) -> ExperimentProgress
     return running.model_copy(update={"log_bytes": units.log_bytes, "log_crc": units.log_crc})
 
 
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
 def test_an_api_server_that_is_away_stops_nothing_but_the_look(
-    server: ApiServer, pods: Any
+    server: ApiServer, pods: Any, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(experiments_module, "READ_SECONDS", 1.0)
+
     async def body(b: Bench) -> None:
         b.ask(0, *range(50))
         running = await b.committed(Experiments(b.client), b.begun())
-        nowhere = server.kubeconfig(url="https://127.0.0.1:1")
-        async with KubeClient.connect(nowhere, timeout=2.0) as client:
-            after, log = await b.look(Experiments(client), running)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = 1 if how == "refuses" else silent.getsockname()[1]
+            nowhere = server.kubeconfig(url=f"https://127.0.0.1:{port}")
+            async with KubeClient.connect(nowhere) as client:
+                after, log = await b.look(Experiments(client), running)
         assert log is None
         assert "cannot be read" in after.message
         assert after.damaged == ""

@@ -50,6 +50,26 @@ def test_after_the_steps_the_weight_stays_and_users_are_named() -> None:
     assert world.status["experiment"]["exposed"] > 0
 
 
+def test_nothing_is_counted_while_routers_let_no_outcome_in() -> None:
+    world = serving(traffic={"unit": {"header": "X-User-Id"}}, experiment=STUDY)
+    world.conversions = {digest_of("a"): 0.2, digest_of("b"): 0.2}
+    world.rate, world.feedback_shut = 2000.0, True
+    world.ask_for("b")
+    until(world, "Experimenting")
+    world.run(20)
+    assert world.progress.experiment is None
+    said = world.condition("Ready").message
+    assert "has not begun" in said
+    assert "under 'token' of Secret 'feedback'" in said
+    assert "kubectl rollout restart deployment/iris-router -n default" in said
+    world.feedback_shut = False
+    world.run(10)
+    assert world.status["experiment"]["exposed"] > 0
+    world.feedback_shut = True
+    world.run(2)
+    assert "Outcomes are being lost: a router has no token" in world.condition("Ready").message
+
+
 def test_a_candidate_that_sells_more_is_promoted() -> None:
     world = study(rate=0.26)
     until(world, "Watching", 400)

@@ -101,6 +101,7 @@ def test_feedback_goes_to_the_units_own_arm_and_leaves_the_token_behind(tmp_path
             lab.env["SLUICE_FEEDBACK_TOKEN"] = TOKEN
             await two_arms(lab)
             await put(lab, PLAN)
+            assert (await lab.read()).pods[0].feedback
             arms = {user: revision for user, _, revision in await ask(lab, USERS[:40])}
             for server in lab.servers:
                 server.headers.clear()
@@ -137,6 +138,7 @@ def test_a_missing_or_short_secret_opens_nothing_and_serves_users(
                 lab.env["SLUICE_FEEDBACK_TOKEN"] = token
             await two_arms(lab)
             assert await post(lab, "u", token or "") == 401
+            assert not (await lab.read()).pods[0].feedback
             assert [status for _, status, _ in await ask(lab, ["u"])] == [200]
 
     asyncio.run(run())

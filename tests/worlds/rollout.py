@@ -130,6 +130,7 @@ class SimWorld:
     """Revision -> copies it answered."""
     mirrored_beside_users: bool = False
     conversions: dict[str, float] = field(default_factory=dict)
+    feedback_shut: bool = False
     """Share of converting units by package digest, in an experiment."""
     routed_share: float | None = None
     """Share of requests that the candidate really gets in its steps; None: as its weight says."""
@@ -201,6 +202,7 @@ class SimWorld:
             holdback_high=max(held, default=None),
             pointed=frozenset(listed),
             carrying=frozenset(s for r in up for s in r.shares()),
+            feedback_shut=self.feedback_shut,
         )
 
     def inputs(self) -> Inputs:

@@ -8,6 +8,7 @@ in memory is only a copy: whenever it is not exactly what was committed, it is r
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,8 @@ from sluice.stats.units import Pairs
 FEWEST_TOGETHER = 50
 """Units that are compared with each other; fewer wait for the next, unless none will come."""
 REMEMBERED = 1000
+READ_SECONDS = 5.0
+"""Guardrails on the same look wait for the experiment's log."""
 
 
 @dataclass
@@ -98,11 +101,13 @@ class Experiments:
         asked = found.plan.experiment
         assert asked is not None
         try:
-            units = await self._held(owner, running, asked)
+            async with asyncio.timeout(READ_SECONDS):
+                units = await self._held(owner, running, asked)
         except UnitsError as error:
             return running.model_copy(update={"damaged": str(error)[:512]}), None
-        except KubeError as error:
-            said = f"The units of the experiment cannot be read: {error.message}"
+        except (KubeError, TimeoutError) as error:
+            why = error.message if isinstance(error, KubeError) else "the API server is too slow."
+            said = f"The units of the experiment cannot be read: {why}"
             return running.model_copy(update={"message": said[:300]}), None
         journals = await read_journals(
             session,

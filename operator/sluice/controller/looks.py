@@ -58,9 +58,18 @@ class Looker:
         self._experiments = experiments
         self._session: aiohttp.ClientSession | None = None
 
-    async def look(self, world: World, router: Router, view: RouterView, now: float) -> Looked:
-        """Adds a look to the progress when one is due and something can be compared."""
-        committed = world.progress
+    async def look(
+        self, world: World, router: Router, view: RouterView, now: float, *, committed: Progress
+    ) -> Looked:
+        """Adds a look to the progress when one is due and something can be compared.
+
+        ``committed`` is what is written down of it; the world's may be ahead of that.  Units are
+        not: what is written of them is what the log is continued from.
+        """
+        world = replace(
+            world,
+            progress=world.progress.model_copy(update={"experiment": committed.experiment}),
+        )
         interval = seconds(world.spec.analysis.interval)
         found = arms(world.progress, world.roles, view)
         mirrored = copies(world.progress, world.roles)

@@ -11,8 +11,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from sluice.api.meta import LABEL_COMPONENT, LABEL_OPERATOR_CLASS
 from sluice.controller.apply import Applier, sheds
@@ -33,10 +33,12 @@ from sluice.kube.errors import ForbiddenError, InvalidObjectError, UnavailableEr
 from sluice.kube.store import Key
 from sluice.objects.common import Obj
 from sluice.rollout.decide import decide
-from sluice.rollout.model import Decision, Progress, Roles, RouterView
+from sluice.rollout.model import Decision, Progress, RouterView
 from sluice.traffic.router import RouterClient
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CONFLICT_RETRY = 30.0
 STATUS_RETRY = 5.0
@@ -52,14 +54,17 @@ REMEMBERED_ROUTERS = 10_000
 
 @dataclass(frozen=True)
 class Unrecorded:
-    """A decision that routers follow already and that we have not seen written down yet.
+    """What we have not seen written down yet; forgotten once the cache shows more than ``base``.
 
-    It is repeated until the cache shows something newer than ``base``: from the old state nobody's
-    traffic must be given back.  A process that dies in between decides anew.
+    A ``decision`` that routers follow already is repeated: from the old state nobody's traffic must
+    be given back.  Without one, looks go on from ``seen``: an API server that hangs after a step
+    must not keep us comparing with the time before it.  A process that dies in between begins again
+    at ``base``; counters are cumulative, so nothing is lost or counted twice.
     """
 
     base: Progress
-    decision: Decision
+    seen: Progress
+    decision: Decision | None = None
 
 
 class Reconciler:
@@ -127,16 +132,19 @@ class Reconciler:
             self._context.client, self._context.store, world.owner.name, world.owner.uid
         )
         router = await self._router(world, ensurer)
-        conflicts = await self._base(router, world.roles)
+        conflicts = await self._base(router, world)
         view = await router.read()
         await self._renew(router)
         now = time.time()
         known = self._unrecorded.pop(key, None)
-        if known is not None and known.base == world.progress:
+        if known is not None and known.base != world.progress:
+            known = None
+        if known is not None and known.decision is not None:
             # Users are already spared; what led to it must not be judged anew, but written down.
             look, decision = Looked(world, world.progress), known.decision
         else:
-            look = await self._looker.look(world, router, view, now)
+            seen = replace(world, progress=known.seen) if known is not None else world
+            look = await self._looker.look(seen, router, view, now, committed=world.progress)
             world = look.world
             decision = self._decide(world, view, now, conflicts)
         applier = Applier(
@@ -157,17 +165,19 @@ class Reconciler:
             # Nothing was decided, and what is not ours is not touched.
             await applier.show(decision)
             return CONFLICT_RETRY
+        unwritten = Unrecorded(look.committed, world.progress)
         if sheds(world.roles, decision.roles):
-            self._unrecorded[key] = Unrecorded(look.committed, decision)
+            self._unrecorded[key] = unwritten = replace(unwritten, decision=decision)
         try:
             told = await _in_time(applier.apply(decision, view))
         except NameConflictError as conflict:
             self._conflicts[key] = (str(conflict),)
             return 0.1
         except UnavailableError as error:
-            if world.progress.rollout is None and world.progress.watch is None:
+            if not _judges(world):
                 raise
-            # Somebody has traffic to be judged by: looked at again soon, however long this lasts.
+            # Looked at again soon, however long this lasts.
+            self._unrecorded[key] = unwritten
             log.warning("%s/%s: what was decided is not written down: %s", *key, error)
             return UNWRITTEN_RETRY
         report(self._context.metrics, world, decision, view)
@@ -222,13 +232,17 @@ class Reconciler:
         while len(self._renewed) > REMEMBERED_ROUTERS:
             self._renewed.popitem(last=False)
 
-    async def _base(self, router: Router, roles: Roles) -> tuple[str, ...]:
+    async def _base(self, router: Router, world: World) -> tuple[str, ...]:
         """The router's objects; what somebody else owns under our names is reported."""
         found = []
         try:
-            await router.objects(roles)
+            await _in_time(router.objects(world.roles))
         except NameConflictError as conflict:
             found.append(str(conflict))
+        except UnavailableError as error:
+            if not _judges(world):
+                raise
+            log.warning("%s/%s: the router's objects may differ: %s", *router.world_key, error)
         return (*found, *self._conflicts.pop(router.world_key, ()))
 
     # A ModelDeployment that is gone
@@ -265,7 +279,12 @@ class Reconciler:
         return left(revision, time.time()) if revision.verdict.phase == "Failed" else 0.0
 
 
-async def _in_time(work: Coroutine[Any, Any, bool]) -> bool:
+def _judges(world: World) -> bool:
+    """Whether somebody has traffic to be judged by, however the API server is."""
+    return world.progress.rollout is not None or world.progress.watch is not None
+
+
+async def _in_time(work: Coroutine[Any, Any, T]) -> T:
     try:
         async with asyncio.timeout(APPLY_SECONDS):
             return await work

@@ -99,6 +99,8 @@ class Router:
             holdback_high=max((h for _, h in weights), default=None),
             pointed=self._pointed(),
             carrying=frozenset(r for s in seen.carrying if (r := slots.get(s))),
+            feedback_shut=self.shape.feedback is not None
+            and not all(p.feedback for p in seen.pods),
             message=errors[0][:300] if errors else "",
         )
 

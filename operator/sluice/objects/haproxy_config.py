@@ -360,9 +360,11 @@ local function content(name)
   return (text:gsub("%s+$", ""))
 end
 
-core.register_cli({{"show", "sluice"}}, "show sluice : boot id and mounted files", function(applet)
+core.register_cli({{"show", "sluice"}}, "show sluice : boot id, mounted files", function(applet)
   applet:send("boot " .. boot .. "\\n")
   applet:send("weights " .. content("weights.map") .. "\\n")
   applet:send("roles " .. content("roles.json") .. "\\n")
+  local token = os.getenv("{TOKEN_ENV}") or ""
+  applet:send("feedback " .. (#token < {SHORTEST_TOKEN} and "shut" or "open") .. "\\n")
 end)
 """

@@ -7,7 +7,9 @@ said by routers while ``roles.experiment`` names the experiment.  Called by deci
 from __future__ import annotations
 
 from sluice.api.duration import human
+from sluice.api.meta import router_name
 from sluice.api.status import ArmValue, ExperimentStatus, Share
+from sluice.objects.haproxy_config import SHORTEST_TOKEN
 from sluice.objects.units import parts
 from sluice.rollout import judge as judging
 from sluice.rollout import judge_experiment as judge
@@ -43,7 +45,9 @@ def experiment(draft: Draft) -> None:
         draft.wait(SCALED_TO_ZERO, reason="ScaledToZero")
         return
     if not _under_way(draft, asked):
-        if not paused(draft):
+        if draft.i.router.feedback_shut:
+            draft.wait(f"The experiment has not begun: {_no_token(draft)}", reason="Held")
+        elif not paused(draft):
             _begin(draft, plan, asked)
         return
     if not routed(draft, asked.weight):
@@ -78,6 +82,19 @@ def shown(draft: Draft) -> ExperimentStatus | None:
         return draft.progress.last_experiment
     found = judge.judge(plan.experiment, running.judge)
     return _status(plan.experiment, running, found)
+
+
+def _no_token(draft: Draft) -> str:
+    """Outcomes that nobody can send would be counted as zeros."""
+    asked = draft.i.spec.experiment
+    assert asked is not None
+    assert asked.feedback is not None
+    secret = asked.feedback.secret_ref
+    return (
+        f"a router has no token for /feedback. Put at least {SHORTEST_TOKEN} characters under "
+        f"{secret.key!r} of Secret {secret.name!r}, then: kubectl rollout restart "
+        f"deployment/{router_name(draft.i.name)} -n {draft.i.namespace}"
+    )
 
 
 def _under_way(draft: Draft, asked: ExperimentPlan) -> bool:
@@ -157,6 +174,8 @@ def _wait(draft: Draft, running: ExperimentProgress, found: Finding) -> None:
     if found.eta_seconds is not None:
         pace = f"At the present traffic it ends in at most {human(max(1.0, found.eta_seconds))}."
     held = f" Held: {running.message}" if running.message else ""
+    if draft.i.router.feedback_shut:
+        held = f" Outcomes are being lost: {_no_token(draft)}."
     _ask(draft, f"{found.message} {pace}{held}", eta=found.eta_seconds)
 
 

@@ -269,7 +269,10 @@ class PodsView:
 
 @dataclass(frozen=True)
 class RouterView:
-    """What the routers say.  ``None`` weights: no router answered."""
+    """What the routers say.  ``None`` weights: no router answered.
+
+    ``feedback_shut``: some router lets no outcome in, because it has no token.
+    """
 
     pods: int = 0
     reachable: int = 0
@@ -281,6 +284,7 @@ class RouterView:
     holdback_high: int | None = None
     pointed: frozenset[str] = frozenset()
     carrying: frozenset[str] = frozenset()
+    feedback_shut: bool = False
     message: str = ""
 
     @property

@@ -90,7 +90,10 @@ class SlotCounters:
 
 @dataclass(frozen=True)
 class PodObservation:
-    """One router pod: its split, slots, counts, and the files a restart would read."""
+    """One router pod: its split, slots, counts, and the files a restart would read.
+
+    ``feedback``: it has a token that opens ``/feedback``.
+    """
 
     pod: RouterPod
     boot: str
@@ -100,6 +103,7 @@ class PodObservation:
     counters: Mapping[str, SlotCounters]
     mounted_weights: Weights | None = None
     mounted_roles: Mapping[str, Any] | None = None
+    feedback: bool = False
 
 
 @dataclass(frozen=True)

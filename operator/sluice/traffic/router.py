@@ -317,6 +317,7 @@ def _observation(pod: RouterPod, answers: Sequence[str]) -> PodObservation:
         counters={slot: _counters(stats[slot], predictions.get(slot, 0)) for slot in SLOTS},
         mounted_weights=_mounted_weights(own.get("weights", "")),
         mounted_roles=_mounted_roles(own.get("roles", "")),
+        feedback=own.get("feedback") == "open",
     )
 
 
