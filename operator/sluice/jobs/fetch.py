@@ -2,7 +2,8 @@
 
 Called by ``sluice fetch`` (an init container, and the Job that resolves a new revision).  First
 ``sluice.json``, whose digest is checked before it is believed; then exactly the files that it
-lists, each with its size and SHA-256.  Nothing is ever loaded.
+lists, each with its size and SHA-256; then the signature, where there is one.  Nothing is ever
+loaded, and a signature is only reported: who is trusted is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from sluice.package.manifest import (
     FileEntry,
     Manifest,
     decode,
+)
+from sluice.signature import (
+    MAX_BUNDLE_BYTES,
+    MAX_PACKED,
+    SIGNATURE_NAME,
+    packed,
+    read_bundle,
 )
 from sluice.sources import (
     Address,
@@ -132,7 +140,21 @@ def resolve(fetched: Fetched, *, max_bytes: int = NO_LIMITS_GIVEN.max_bytes) -> 
         "size": fetched.size,
         "imports": imports_of(package)[:MAX_IMPORTS],
         "mutableSource": fetched.mutable,
+        **_signature(fetched.path / SIGNATURE_NAME),
     }
+
+
+def _signature(file: Path) -> dict[str, str]:
+    """The signature as the operator takes it, or why it cannot; nothing when there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        short = packed(read_bundle(file.read_bytes()))
+    except PackageError as error:
+        return {"signatureProblem": error.message}
+    if len(short) > MAX_PACKED:
+        return {"signatureProblem": "The signature lists more files than a report has room for."}
+    return {"signature": short}
 
 
 class _Fetch:
@@ -175,7 +197,20 @@ class _Fetch:
             except SourceError as error:
                 raise _incomplete(self._address, entry, error) from error
         self.size = total
+        await self._signature(source)
         return done.digest
+
+    async def _signature(self, source: Source) -> None:
+        """Outside the digest and perhaps not there, so only trouble that may pass is an error."""
+        target = self._stage / SIGNATURE_NAME
+        try:
+            await self._copy(source, SIGNATURE_NAME, target, Budget(MAX_BUNDLE_BYTES))
+        except SourceError as error:
+            target.unlink(missing_ok=True)
+            if error.retryable or error.reason == "CannotWrite":
+                raise
+            if error.reason == "TooLarge":
+                self._progress(f"{SIGNATURE_NAME} is too large to be a signature; left out.")
 
     def _checked(self, data: bytes, found: str) -> Manifest:
         if self._wanted is not None and found != self._wanted:

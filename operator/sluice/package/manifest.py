@@ -1,9 +1,9 @@
 """``sluice.json``: what a package contains, as typed data.
 
-Called by everything that reads or writes a package; calls nothing of ours but ``sluice.errors``.
-Decoding is strict (unknown fields, wrong types, NaN and anything out of bounds are refused) because
-the bytes come from outside.  The package's digest is the SHA-256 of these bytes, and they list the
-SHA-256 of every other file, so the digest covers the whole package.
+Called by everything that reads or writes a package; calls nothing of ours but ``sluice.errors``
+and the signature's name.  Decoding is strict (unknown fields, wrong types, NaN and anything out of
+bounds are refused) because the bytes come from outside.  The package's digest is the SHA-256 of
+these bytes, and they list the SHA-256 of every other file, so the digest covers the whole package.
 
 How an answer follows from a score, the same everywhere:
 
@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Meta
 
 from sluice.errors import PackageError
+from sluice.signature import SIGNATURE_NAME
 
 MANIFEST_NAME = "sluice.json"
 GOLDEN_NAME = "golden.json"
@@ -230,6 +231,8 @@ def check_path(path: str) -> None:
         raise _corrupt(f"has the file path {path!r}, which is not a plain path inside the package")
     if path == MANIFEST_NAME:
         raise _corrupt("lists itself")
+    if path == SIGNATURE_NAME:
+        raise _corrupt(f"lists {SIGNATURE_NAME}, which is signed last and outside the digest")
 
 
 def _unique(field: str, values: list[str]) -> None:
