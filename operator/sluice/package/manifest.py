@@ -31,6 +31,8 @@ MANIFEST_NAME = "sluice.json"
 GOLDEN_NAME = "golden.json"
 PROFILE_NAME = "profile.json"
 LOCK_NAME = "requirements.lock"
+WHEELS = "wheels/"
+"""Where a package carries libraries of its own."""
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_CATEGORIES = 256
@@ -96,6 +98,9 @@ class Environment(_Part, frozen=True, kw_only=True):
 
     python: Annotated[str, Meta(pattern=r"^(3\.\d{1,2})?$")] = ""
     requires: Annotated[dict[Text, Text], Meta(max_length=200)] = {}
+    minor: Literal["Any"] | None = None
+    """Any: other minor versions may load it, because the golden examples then say whether they
+    answer the same.  Absent: they are refused."""
 
 
 class FileEntry(_Part, frozen=True, kw_only=True):
@@ -139,6 +144,15 @@ class Manifest(_Part, frozen=True, kw_only=True):
     def binary(self) -> bool:
         """Whether the threshold decides between two labels."""
         return self.output.labels is not None and len(self.output.labels) == 2
+
+    @property
+    def wheels(self) -> tuple[str, ...]:
+        """Wheels to install before the model is loaded; never for a model that is data."""
+        if self.model.trust_class != "Code":
+            return ()
+        return tuple(
+            f.path for f in self.files if f.path.startswith(WHEELS) and f.path.endswith(".whl")
+        )
 
     def entry(self, path: str) -> FileEntry | None:
         """The listed file of that path."""
