@@ -60,6 +60,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # of servers that are killed
     monkeypatch.delitem(sys.modules, "tinymodel", raising=False)
     return folder
 
@@ -95,15 +96,39 @@ def test_served_where_nobody_installed_the_library(library: Path, tmp_path: Path
     assert absent.returncode == 1
     with support.serving(saved.path, "--allow-code") as server:
         assert score(server, 1.0) == pytest.approx(1 / (1 + np.exp(-1.0)))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     ran = subprocess.run(
         [sys.executable, "-m", "sluice.cli", "validate", str(saved.path), "--allow-code", "--json"],
         capture_output=True,
         text=True,
-        env={**support.os.environ, "PYTHONPATH": "operator", "TMPDIR": str(tmp_path)},
+        env={**support.os.environ, "PYTHONPATH": "operator", "TMPDIR": str(scratch)},
         cwd=Path(__file__).parents[2],
     )
     assert ran.returncode == 0, ran.stderr + ran.stdout
-    assert list(tmp_path.glob("sluice-*")) == [], "nothing is left behind"
+    assert list(scratch.iterdir()) == [], "nothing is left behind"
+
+
+def test_what_a_killed_server_left_is_removed_and_what_a_living_one_uses_is_not(
+    library: Path, tmp_path: Path
+) -> None:
+    saved = packaged(tmp_path, library)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "sluice-wheels-by-hand").mkdir()
+    env = {"TMPDIR": str(tmp_path / "scratch")}
+
+    def left() -> set[str]:
+        return {p.name for p in (tmp_path / "scratch").iterdir()} - {"sluice-wheels-by-hand"}
+
+    with support.serving(saved.path, "--allow-code", env=env) as living:
+        [kept] = left()
+        with support.serving(saved.path, "--allow-code", env=env):
+            [killed] = left() - {kept}
+        with support.serving(saved.path, "--allow-code", env=env) as third:
+            assert kept in left() and killed not in left() and len(left()) == 2
+            third.stop(support.signal.SIGTERM)
+        assert left() == {kept}
+        assert score(living, 0.0) == pytest.approx(0.5)
 
 
 def test_the_packages_version_goes_before_the_images(library: Path, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ verified bytes into a directory of this process alone; no installer and no subpr
 from __future__ import annotations
 
 import atexit
+import fcntl
 import importlib
 import io
+import os
 import shutil
 import stat
 import sys
@@ -18,6 +20,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from packaging.tags import Tag, sys_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -32,6 +35,8 @@ OF_THE_RUNTIME = ("numpy",)
 MAX_EXPANDED_BYTES = 4 * 1024**3
 MAX_ENTRIES = 200_000
 _KEPT_SCHEMES = ("purelib", "platlib")
+_PREFIX, _LOCK = "sluice-wheels-", ".in-use"
+_locks: list[BinaryIO] = []
 _installed: set[frozenset[str]] = set()
 """Sets of wheels, by their hashes, that this process already has."""
 
@@ -47,7 +52,7 @@ def collect(folder: Path, lock: str) -> dict[str, bytes]:
     missing = {name: v for name, v in pinned.items() if name not in OF_THE_RUNTIME}
     try:
         for file in sorted(folder.glob("*.whl")):
-            name, version, _ = _parsed(file.name)
+            name, version, _ = parsed(file.name)
             if pinned.get(name) == version and name not in OF_THE_RUNTIME:
                 found[WHEELS + file.name] = file.read_bytes()
                 missing.pop(name, None)
@@ -69,7 +74,7 @@ def usable(paths: Iterable[str]) -> dict[str, tuple[str, str]]:
     rank: dict[Tag, int] = {}
     best: dict[str, tuple[int, str, str]] = {}
     for path in sorted(paths):
-        name, version, tags = _parsed(PurePosixPath(path).name)
+        name, version, tags = parsed(PurePosixPath(path).name)
         rank = rank or {tag: place for place, tag in enumerate(sys_tags())}
         places = [rank[tag] for tag in tags if tag in rank]
         if places and name not in OF_THE_RUNTIME:
@@ -88,8 +93,7 @@ def install(package: Package) -> None:
     hashes = {e.sha256 for e in package.manifest.files if e.path in paths}
     if not hashes or frozenset(hashes) in _installed:
         return
-    place = Path(tempfile.mkdtemp(prefix="sluice-wheels-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    place = _own_directory()
     room = MAX_EXPANDED_BYTES
     for path in paths:
         room -= _unpack(path, read_verified(package, path), place, room)
@@ -97,6 +101,39 @@ def install(package: Package) -> None:
     sys.path.insert(0, str(place))
     importlib.invalidate_caches()
     _installed.add(frozenset(hashes))
+
+
+def _own_directory() -> Path:
+    """A directory that lasts as long as this process.  Those of processes that were killed go
+    first: a pod's temporary volume outlives its containers."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if _locked(left) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    while (lock := _locked(place, create=True)) is None:  # another process was quicker
+        place = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    _locks.append(lock)
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
+def _locked(place: Path, *, create: bool = False) -> BinaryIO | None:
+    """The lock of a directory of ours, while it is held open; None when somebody has it.
+
+    A lock and not a process number: those mean nothing in another container.
+    """
+    try:
+        if place.lstat().st_uid != os.getuid() or not stat.S_ISDIR(place.lstat().st_mode):
+            return None
+        lock = (place / _LOCK).open("xb" if create else "rb")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
 
 
 def _unpack(path: str, data: bytes, place: Path, room: int) -> int:
@@ -143,7 +180,7 @@ def _inside(path: str, info: zipfile.ZipInfo) -> PurePosixPath | None:
 
 def _not_imported_yet(place: Path) -> None:
     """What is imported stays imported: a second version of it would be used half."""
-    for entry in sorted(place.iterdir()):
+    for entry in sorted(place.glob("[!.]*")):
         module = sys.modules.get(entry.name.partition(".")[0])
         file = getattr(module, "__file__", None)
         if file is not None and place not in Path(file).parents:
@@ -155,7 +192,8 @@ def _not_imported_yet(place: Path) -> None:
             )
 
 
-def _parsed(file: str) -> tuple[str, str, frozenset[Tag]]:
+def parsed(file: str) -> tuple[str, str, frozenset[Tag]]:
+    """Distribution, version and tags in the name of a wheel.  Raises PackageError Corrupt."""
     try:
         name, version, _, tags = parse_wheel_filename(file)
     except InvalidWheelFilename as error:
