@@ -13,11 +13,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.tools.wheels import write_wheel
 from tests.unit import package_support as support
 
 from sluice.api.trustpolicy import TrustPolicySpec
 from sluice.cli import group
 from sluice.errors import SluiceError
+from sluice.package.environment import lock
 from sluice.package.from_file import Options, package_file
 from sluice.package.load import open_package
 from sluice.package.manifest import digest_of
@@ -280,6 +282,26 @@ def test_a_trust_request_is_the_exact_object(folder: Path) -> None:
     assert spec.admit[0].package_digest == open_package(folder / "p").digest
     assert spec.admit[0].classes == ["Code"]
     assert "#   imports sklearn.pipeline.Pipeline" in shown.stdout
+
+
+def test_libraries_and_other_minor_versions_by_option(folder: Path) -> None:
+    file = folder / "model.joblib"
+    common = ("package", file, "--examples", folder / "rows.csv", *trusted(file), "--no-convert")
+    (folder / "wheels").mkdir()
+    error = refused(*common, "--out", folder / "p", "--wheels", folder / "wheels")
+    assert error.reason == "MissingWheel" and "scikit-learn==" in error.hint
+    for line in lock({"scikit-learn": "", "joblib": "", "pandas": ""}).splitlines():
+        # Not the real ones, which are large; only names, versions and bytes matter here.
+        name, version = line.split("==")
+        write_wheel(folder / "wheels", name.replace("-", "_"), version, {})
+    made = sluice(*common, "--out", folder / "p", "--wheels", folder / "wheels", "--any-minor")
+    assert made.exit_code == 0, made.output
+    manifest = open_package(folder / "p").manifest
+    assert manifest.environment.minor == "Any" and len(manifest.wheels) >= 4
+    assert not any("numpy" in wheel for wheel in manifest.wheels)
+    assert f"brings      {manifest.wheels[0]}" in sluice("inspect", folder / "p").stdout
+    shown = sluice("trust", "request", folder / "p", "-n", "churn").stdout
+    assert f"#   brings {manifest.wheels[0]}" in shown
 
 
 def test_a_trust_request_for_a_signer_admits_what_the_key_signs(folder: Path) -> None:

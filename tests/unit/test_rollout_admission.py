@@ -317,6 +317,7 @@ def test_a_revoked_key_takes_the_candidate_back_and_leaves_stable_serving() -> N
     assert world.roles.stable == world.revision_of("d")
     assert world.condition("Available").status == "True"
     assert world.condition("CodeTrusted").status == "False"
+    assert "It goes on serving." in world.condition("CodeTrusted").message
     exact = policy("default")  # The digest is known good: the administrator says so.
     world.policies = (signer(), revoked, exact)
     world.run(3)
@@ -331,6 +332,7 @@ def test_a_denied_package_is_refused_though_it_is_data() -> None:
     assert world.condition("Stalled").reason == "Denied"
     assert "recalled" in world.condition("Stalled").message
     assert world.condition("CodeTrusted").reason == "Denied"
+    assert "serving" not in world.condition("CodeTrusted").message
     assert world.revision_of("b") is None
     world.policies = ()
     until(world, "Watching")

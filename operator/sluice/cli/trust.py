@@ -53,6 +53,8 @@ def request(
     click.echo(f"# {model.format} of class {model.trust_class}: loading it runs code.")
     for name in imports_of(opened)[:40]:
         click.echo(f"#   imports {printable(name)}")
+    for wheel in opened.manifest.wheels:
+        click.echo(f"#   brings {printable(wheel)}")
     if signer is not None:
         click.echo("# This admits every package that the key signs, now and later.")
     click.echo("# Review what made it, then: kubectl apply -f THIS_FILE")

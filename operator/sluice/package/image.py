@@ -1,8 +1,8 @@
 """A build context for an image that has what a package needs.
 
-Called by ``sluice image``; calls the verifier of packages and the choice of wheels.  The model stays
-out of the image: it is fetched and verified at every start, so one image serves every package with
-the same needs.  What a package says is checked before it becomes a line that a builder runs.
+Called by ``sluice image``; calls the verifier of packages and the names of wheels.  The model
+stays out of the image: it is fetched and verified at every start, so one image serves every package
+with the same needs.  What a package says is checked before it becomes a line that a builder runs.
 """
 
 from __future__ import annotations

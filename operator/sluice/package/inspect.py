@@ -59,6 +59,7 @@ def _describe(package: Package) -> dict[str, Any]:
         "golden": len(package.golden()),
         "profile": package.profile() is not None,
         "signed": not package.bare and (package.path / SIGNATURE_NAME).is_file(),
+        "wheels": list(package.manifest.wheels),
         "unlisted": _unlisted(package),
         "problems": problems,
         **to_dict(package.manifest),
@@ -151,6 +152,8 @@ def _package_lines(report: dict[str, Any]) -> list[str]:
     if requires:
         wanted = ", ".join(f"{k} {v}" for k, v in sorted(requires.items()))
         lines.append(f"  needs       Python {report['environment']['python']}, {wanted}")
+    if report["wheels"]:
+        lines.append(f"  brings      {', '.join(report['wheels'][:10])}")
     lines.append("  inputs")
     lines += [f"    {_input_line(spec)}" for spec in report["inputs"][:60]]
     if len(report["inputs"]) > 60:

@@ -302,9 +302,10 @@ def _trusted(draft: Draft, want: Desired) -> Row:
     trust = admitted(want.package, i.namespace, i.policies, i.now)
     if trust is None:
         reason, _ = refusal(want.package, i.namespace, i.policies, i.policies_readable, i.now)
+        still = " It goes on serving." if want.revision == draft.roles.stable else ""
         if reason == "Denied":
-            return ("False", reason, "A TrustPolicy denies this package here.")
-        return ("False", "NotTrusted", "No TrustPolicy admits this package here.")
+            return ("False", reason, f"A TrustPolicy denies this package here.{still}")
+        return ("False", "NotTrusted", f"No TrustPolicy admits this package here.{still}")
     if trust.how == "Data":
         return ("", "", "")
     by = f" {trust.signer}" if trust.signer else ""
