@@ -594,6 +594,31 @@ def test_a_signature_travels_with_its_package_and_is_reported(
             assert "signatureProblem" not in report
 
 
+def test_a_signature_travels_by_s3_also_with_credentials_that_may_not_list(
+    s3: S3Server, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environ.items():
+        monkeypatch.setenv(name, value)
+    first = push(package, "s3://models/signed")
+    fetch(first.uri, tmp_path / "unsigned")
+    assert not (tmp_path / "unsigned" / "model.sig").exists()
+    bundle = signed(package)
+    assert push(package, "s3://models/signed").uploaded == 1
+    fetch(first.uri, tmp_path / "got", limits=QUICK)
+    assert (tmp_path / "got" / "model.sig").read_bytes() == bundle
+    calm = files(package)
+
+    def secretive(request: Request) -> None:
+        if request.path.endswith("model.sig"):
+            request.reply(status=403)
+        else:
+            calm(request)
+
+    with web_server(secretive) as server:
+        done = fetch(server.url, tmp_path / "private", limits=QUICK)
+    assert "signature" not in resolve(done)
+
+
 def test_a_signature_is_published_alone_and_replaced(package: Path, tmp_path: Path) -> None:
     first = push(package, str(tmp_path / "store"))
     for _ in range(2):

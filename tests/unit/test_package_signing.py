@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.tools.packages import linear_package
 
 from sluice import signature
@@ -302,8 +305,6 @@ def test_what_is_not_a_packed_envelope(text: str) -> None:
 
 
 def test_a_packed_bomb_is_cut_off() -> None:
-    import zlib
-
     bomb = base64.b64encode(zlib.compress(b'["' + b"A" * 30_000_000 + b'"]', 9)).decode()
     with pytest.raises(PackageError):
         signature.unpacked(bomb)
@@ -329,3 +330,63 @@ def test_the_peers_requirements_are_pinned_with_hashes() -> None:
     lines = pinned.read_text(encoding="utf-8").splitlines()
     pins = [k for k, line in enumerate(lines) if "==" in line.split(";")[0]]
     assert pins and all("--hash=sha256:" in lines[k + 1] for k in pins)
+
+
+FUZZ_KEY = ec.generate_private_key(ec.SECP256R1())
+FUZZ_PEM = signature.pem_of(FUZZ_KEY.public_key())
+FUZZ_BUNDLE = signature.signed(
+    signature.statement("x", {"sluice.json": "9f" * 32, "a": "00" * 32}), FUZZ_KEY
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(FUZZ_BUNDLE) - 1), st.binary(max_size=3), st.integers(0, 9))
+def test_a_bundle_changed_anywhere_verifies_as_what_was_signed_or_not_at_all(
+    place: int, put: bytes, cut: int
+) -> None:
+    changed = FUZZ_BUNDLE[:place] + put + FUZZ_BUNDLE[place + cut :]
+    try:
+        said = signature.verified(signature.read_bundle(changed), FUZZ_PEM)
+    except PackageError as error:
+        assert error.reason == "SignatureInvalid"
+    else:
+        assert said.digest == "sha256:" + "9f" * 32
+
+
+def _put(tree: Any, path: list[int], value: Any) -> Any:
+    """``tree`` with ``value`` somewhere; ``path`` says where."""
+    if not path or not isinstance(tree, dict | list) or not tree:
+        return value
+    keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
+    key = keys[path[0] % len(keys)]
+    copy = dict(tree) if isinstance(tree, dict) else list(tree)
+    copy[key] = _put(tree[key], path[1:], value)
+    return copy
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=5), JSON)
+def test_a_signed_statement_of_any_shape_is_read_or_refused(path: list[int], value: Any) -> None:
+    body = _put(payload_of(json.loads(FUZZ_BUNDLE)), path, value)
+    bundle = signature.signed(json.dumps(body).encode(), FUZZ_KEY)
+    try:
+        said = signature.verified(signature.read_bundle(bundle), FUZZ_PEM)
+    except PackageError as error:
+        assert error.reason == "SignatureInvalid"
+    else:
+        assert set(said.files) >= {"sluice.json"} and said.digest.startswith("sha256:")
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON)
+def test_a_report_of_any_shape_is_unpacked_or_refused(value: Any) -> None:
+    text = base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
+    try:
+        signature.unpacked(text)
+    except PackageError as error:
+        assert error.reason == "SignatureInvalid"

@@ -252,6 +252,12 @@ def lying(data: bytes) -> bytes:
     return data[:place] + b"j" + data[place + 1 :]
 
 
+def damaged(data: bytes) -> bytes:
+    """The compressed stream of the first entry is overwritten."""
+    place = data.index(b"x.py") + 8
+    return data[:place] + b"\xff" * 20 + data[place + 20 :]
+
+
 def stored() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as made:
@@ -268,6 +274,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "backslash": lambda: archive(**{"a\\..\\x.py": b""}),
     "data up": lambda: archive(**{"x-1.0.data/purelib/../../../x.py": b""}),
     "link": link,
+    "wrong stream": lambda: damaged(archive(**{"x.py": bytes(range(256)) * 40})),
     "wrong crc": lambda: lying(stored()),
     "a file and a folder": lambda: archive(**{"x": b"", "x/y.py": b""}),
 }

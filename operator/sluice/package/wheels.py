@@ -12,12 +12,14 @@ import atexit
 import fcntl
 import importlib
 import io
+import lzma
 import os
 import shutil
 import stat
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -34,6 +36,12 @@ OF_THE_RUNTIME = ("numpy",)
 
 MAX_EXPANDED_BYTES = 4 * 1024**3
 MAX_ENTRIES = 200_000
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+    *(ValueError, NotImplementedError, RuntimeError),
+)
+"""What reading a zip file raises when it is damaged, encrypted or made by something else."""
+
 _KEPT_SCHEMES = ("purelib", "platlib")
 _PREFIX, _LOCK = "sluice-wheels-", ".in-use"
 _locks: list[BinaryIO] = []
@@ -162,7 +170,7 @@ def _unpack(path: str, data: bytes, place: Path, room: int) -> int:
             hint="Give the pod room in its temporary directory, or point TMPDIR at some.",
             reason="CannotWrite",
         ) from None
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
+    except _DAMAGE as error:
         raise _corrupt(path, str(error)[:100]) from None
 
 
