@@ -670,6 +670,28 @@ def test_a_server_that_stumbles_over_the_signature_is_asked_again(
             calm(request)
 
     with web_server(handle) as server:
-        done = fetch(server.url, tmp_path / "got", limits=QUICK)
+        done = fetch(server.url, tmp_path / "got", limits=QUICK, signature_matters=True)
     assert content(done.path) == content(package)
     assert next(stumbles, None) is None
+
+
+def test_a_pod_that_starts_does_not_wait_for_a_signature(package: Path, tmp_path: Path) -> None:
+    signed(package)
+    calm = files(package)
+    asked: list[str] = []
+
+    def broken(request: Request) -> None:
+        if request.path.endswith("model.sig"):
+            asked.append(request.path)
+            request.reply(status=503)
+        else:
+            calm(request)
+
+    lines: list[str] = []
+    with web_server(broken) as server:
+        digest = digest_of(package)
+        fetch(server.url, tmp_path / "got", digest=digest, limits=QUICK, progress=lines.append)
+        assert len(asked) == 1 and any("model.sig is left out" in line for line in lines)
+        error = refused(server.url, tmp_path / "again", SourceError, signature_matters=True)
+        assert error.reason == "Unreachable"
+    assert set(content(tmp_path / "got")) == set(content(package)) - {"model.sig"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,13 @@ def fetch(
     digest: str | None = None,
     limits: Limits = NO_LIMITS_GIVEN,
     progress: Callable[[str], None] = silent,
+    signature_matters: bool = False,
 ) -> Fetched:
-    """Copy the package at ``uri`` to the directory ``to``.  Raises SourceError, PackageError."""
+    """Copy the package at ``uri`` to the directory ``to``.  Raises SourceError, PackageError.
+
+    ``signature_matters``: trouble with fetching ``model.sig`` is an error, worth another try.  A
+    pod that starts needs no signature, so there it is no more than a line in the log.
+    """
     address = parse(uri)
     if address.name == MANIFEST_NAME:
         address = address.parent()
@@ -94,7 +99,7 @@ def fetch(
     with place.staging(to if to.is_dir() else to.parent) as scratch:
         stage = Path(scratch) / "package"
         stage.mkdir()
-        work = _Fetch(address, stage, wanted, limits, progress)
+        work = _Fetch(address, stage, wanted, limits, progress, signature_matters)
         found = _run(work.run, address, limits.seconds)
         place.publish(stage, to)
     progress(f"{human(work.size)} in {to}, {found}.")
@@ -167,9 +172,11 @@ class _Fetch:
         wanted: str | None,
         limits: Limits,
         progress: Callable[[str], None],
+        signature_matters: bool,
     ) -> None:
         self._address, self._stage, self._wanted = address, stage, wanted
         self._limits, self._progress = limits, progress
+        self._signature_matters = signature_matters
         self.size = 0
 
     async def run(self, source: Source) -> str:
@@ -203,14 +210,17 @@ class _Fetch:
     async def _signature(self, source: Source) -> None:
         """Outside the digest and perhaps not there, so only trouble that may pass is an error."""
         target = self._stage / SIGNATURE_NAME
+        limits = self._limits if self._signature_matters else replace(self._limits, attempts=1)
         try:
-            await self._copy(source, SIGNATURE_NAME, target, Budget(MAX_BUNDLE_BYTES))
+            await _copy(
+                source, SIGNATURE_NAME, target, Budget(MAX_BUNDLE_BYTES), limits, self._progress
+            )
         except SourceError as error:
             target.unlink(missing_ok=True)
-            if error.retryable or error.reason == "CannotWrite":
+            if error.retryable and self._signature_matters:
                 raise
-            if error.reason == "TooLarge":
-                self._progress(f"{SIGNATURE_NAME} is too large to be a signature; left out.")
+            if error.reason not in ("Missing", "AccessDenied"):
+                self._progress(f"{SIGNATURE_NAME} is left out: {error.message}")
 
     def _checked(self, data: bytes, found: str) -> Manifest:
         if self._wanted is not None and found != self._wanted:
