@@ -170,6 +170,18 @@ def test_another_minor_version_is_refused_unless_allowed_and_then_judged_by_gold
     assert err.startswith(f"{reason}: "), err
 
 
+def test_wheels_of_another_platform_are_said_to_be(library: Path, tmp_path: Path) -> None:
+    (library / "tinymodel-1.0-py3-none-any.whl").unlink()
+    write_wheel(library, "tinymodel", "1.0", tiny(0.0), "cp311-cp311-win32")
+    saved = packaged(tmp_path, library)
+    assert any(
+        "only where these fit: tinymodel-1.0-cp311-cp311-win32.whl" in n for n in saved.notes
+    )
+    failure = support.Server(saved.path, "--allow-code")
+    _, err = failure.process.communicate(timeout=support.DEADLINE)
+    assert "image has none and none of tinymodel-1.0-cp311-cp311-win32.whl fits its platform" in err
+
+
 def test_any_minor_needs_golden_examples(library: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="only be allowed with golden"):
         packaged(tmp_path, None, any_minor=True, golden=0)

@@ -38,6 +38,7 @@ from sluice.package.manifest import (
     LOCK_NAME,
     NAME,
     PROFILE_NAME,
+    WHEELS,
     Conversion,
     Environment,
     FileEntry,
@@ -325,7 +326,13 @@ class _Build:
         if self.request.wheels is not None:
             from sluice.package.wheels import collect
 
-            self.files |= collect(self.request.wheels, lock)
+            taken = collect(self.request.wheels, lock)
+            self.files |= taken
+            bound = sorted(path for path in taken if not path.endswith("-none-any.whl"))
+            if bound:
+                self.notes.append(
+                    f"Serves only where these fit: {', '.join(p[len(WHEELS) :] for p in bound)}."
+                )
         return report.imports, Environment(
             python=environment.python_version(),
             requires=requires,

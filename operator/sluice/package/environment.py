@@ -84,7 +84,10 @@ def check_environment(manifest: Manifest) -> None:
         try:
             installed = own.get(normalized(name)) or metadata.version(name)
         except metadata.PackageNotFoundError:
-            _mismatch(f"{name} needs {series}, image has none", f"Add {name}=={version} to it")
+            foreign = _of_other_platforms(manifest, name)
+            _mismatch(
+                f"{name} needs {series}, image has none{foreign}", f"Add {name}=={version} to it"
+            )
         if _series(name, installed) != series and not _may_differ(manifest, version, installed):
             _mismatch(
                 f"{name} needs {series}, image has {_short(installed)}",
@@ -99,6 +102,17 @@ def _own_versions(manifest: Manifest) -> dict[str, str]:
     from sluice.package.wheels import usable
 
     return {name: version for name, (version, _) in usable(manifest.wheels).items()}
+
+
+def _of_other_platforms(manifest: Manifest, name: str) -> str:
+    """What the package brings of a distribution, none of which fits here; empty for nothing."""
+    if not manifest.wheels:
+        return ""
+    from sluice.package.wheels import parsed
+
+    files = [path.rpartition("/")[2] for path in manifest.wheels]
+    brought = [file for file in files if parsed(file)[0] == normalized(name)]
+    return f" and none of {', '.join(brought[:3])} fits its platform" if brought else ""
 
 
 def _may_differ(manifest: Manifest, wanted: str, installed: str) -> bool:
