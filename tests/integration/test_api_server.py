@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.integration import (
     test_api_analysis_rules,
     test_api_rollout_rules,
@@ -31,6 +33,7 @@ from tests.integration.crd_rules import (
 from sluice.api.cel import VALIDATIONS
 from sluice.api.crd import crd, stale
 from sluice.api.kinds import KINDS, MODEL_DEPLOYMENT, MODEL_REVISION, TRUST_POLICY, Kind
+from sluice.signature import pem_of
 
 pytestmark = pytest.mark.cluster
 
@@ -42,6 +45,21 @@ WHOLE = [
     Case("metadata.name", "1iris", "iris1", "must start with a letter", "<nil>"),
     Case("spec", {}, {"model": {"uri": "s3://models/iris"}}, "Required value", MODEL),
 ]
+
+CURVES = (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())
+_OTHER = ed25519.Ed25519PrivateKey.generate().public_key()
+NO_KEYS = (
+    "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n",
+    _OTHER.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+    "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIA==\n-----END EC PRIVATE KEY-----\n",
+)
+
+
+def signer(curve: ec.EllipticCurve = CURVES[0], *, pem: str = "") -> dict[str, str]:
+    """A signer with ``pem``, or with a new key on ``curve``."""
+    made = pem or pem_of(ec.generate_private_key(curve).public_key())
+    return {"name": "ml-platform", "publicKey": made}
+
 
 TRUST = [
     Case(
@@ -74,6 +92,65 @@ TRUST = [
         [{"anyDigest": True, "classes": ["Restricted"]}],
         "supported values",
         "spec.admit[0].classes[0]",
+        TRUST_POLICY,
+    ),
+    Case(
+        "spec.admit",
+        [{"signer": signer(), "packageDigest": DIGEST}],
+        [{"signer": signer(), "classes": ["Code"], "expires": "2027-01-31T00:00:00Z"}],
+        "exactly one of packageDigest, signer",
+        "spec.admit[0]",
+        TRUST_POLICY,
+    ),
+    *(
+        Case(
+            "spec.admit",
+            [{"signer": signer(pem=wrong)}],
+            [{"signer": signer(curve)}],
+            "public key in PEM on the curve",
+            "spec.admit[0].signer.publicKey",
+            TRUST_POLICY,
+        )
+        for wrong, curve in zip(NO_KEYS, CURVES, strict=True)
+    ),
+    Case(
+        "spec.admit",
+        [{"signer": {**signer(), "name": "ML Platform"}}],
+        [{"signer": signer()}, {"signer": signer()}],
+        "should match",
+        "spec.admit[0].signer.name",
+        TRUST_POLICY,
+    ),
+    Case(
+        "spec.admit",
+        [{"packageDigest": DIGEST, "expires": "2027-01-31"}],
+        [{"packageDigest": DIGEST, "expires": "2027-01-31T00:00:00Z"}],
+        "should match",
+        "spec.admit[0].expires",
+        TRUST_POLICY,
+    ),
+    Case(
+        "spec.deny",
+        [{"reason": "leaked"}],
+        [{"packageDigest": DIGEST, "reason": "leaked"}],
+        "exactly one of packageDigest and keyDigest",
+        "spec.deny[0]",
+        TRUST_POLICY,
+    ),
+    Case(
+        "spec.deny",
+        [{"packageDigest": DIGEST, "keyDigest": DIGEST}],
+        [{"keyDigest": DIGEST}],
+        "exactly one of packageDigest and keyDigest",
+        "spec.deny[0]",
+        TRUST_POLICY,
+    ),
+    Case(
+        "spec",
+        {"namespaces": ["dev"]},
+        {"namespaces": ["dev"], "deny": [{"packageDigest": DIGEST}]},
+        "admit or deny must be set",
+        "spec.admit",
         TRUST_POLICY,
     ),
     Case("spec.namespaces", [], ["dev"], "at least 1 items", "spec.namespaces", TRUST_POLICY),

@@ -1,8 +1,8 @@
 """Other people's packages, each in a virtual environment of its own.
 
-Called by ``make stats-peers`` and ``make protocol-peers``; calls pip.  No two peers want the same
-numpy, so each has a requirements file with hashes.  Its environment is kept in the cache directory
-and built again when the file changes.
+Called by ``make stats-peers``, ``protocol-peers`` and ``signing-peers``; calls pip.  No two peers
+want the same numpy, so each has a requirements file with hashes.  Its environment is kept in the
+cache directory and built again when the file changes.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from tests.tools.webserver import Handler, Request, files, self_signed, web_serv
 from sluice.errors import PackageError, SluiceError, SourceError
 from sluice.jobs.fetch import Fetched, Limits, fetch, fetch_file, resolve
 from sluice.jobs.push import push
+from sluice.signature import read_bundle, unpacked
 
 OPERATOR = Path(__file__).parents[2] / "operator"
 QUICK = Limits(attempts=2, first_wait=0.01)
@@ -566,3 +567,131 @@ def test_usage(tmp_path: Path) -> None:
     assert ran.returncode == 2 and "64 hex digits" in ran.stderr
     ran = sluice("fetch", "x", "--to", str(tmp_path / "t"), "--timeout", "7d")
     assert ran.returncode == 2 and "not a duration" in ran.stderr
+
+
+def signed(package: Path) -> bytes:
+    """Sign with a new key; the signature's bytes."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from sluice.package.signing import sign_package
+
+    sign_package(package, ec.generate_private_key(ec.SECP256R1()))
+    return (package / "model.sig").read_bytes()
+
+
+def test_a_signature_travels_with_its_package_and_is_reported(
+    package: Path, tmp_path: Path
+) -> None:
+    bundle = signed(package)
+    pushed = push(package, str(tmp_path / "store"))
+    assert pushed.uploaded == len(content(package))
+    with web_server(files(package)) as server:
+        for number, uri in enumerate((pushed.uri, server.url)):
+            done = fetch(uri, tmp_path / f"got{number}", limits=QUICK)
+            assert content(done.path) == content(package)
+            report = resolve(done)
+            assert unpacked(report["signature"]) == read_bundle(bundle)
+            assert "signatureProblem" not in report
+
+
+def test_a_signature_travels_by_s3_also_with_credentials_that_may_not_list(
+    s3: S3Server, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environ.items():
+        monkeypatch.setenv(name, value)
+    first = push(package, "s3://models/signed")
+    fetch(first.uri, tmp_path / "unsigned")
+    assert not (tmp_path / "unsigned" / "model.sig").exists()
+    bundle = signed(package)
+    assert push(package, "s3://models/signed").uploaded == 1
+    fetch(first.uri, tmp_path / "got", limits=QUICK)
+    assert (tmp_path / "got" / "model.sig").read_bytes() == bundle
+    calm = files(package)
+
+    def secretive(request: Request) -> None:
+        if request.path.endswith("model.sig"):
+            request.reply(status=403)
+        else:
+            calm(request)
+
+    with web_server(secretive) as server:
+        done = fetch(server.url, tmp_path / "private", limits=QUICK)
+    assert "signature" not in resolve(done)
+
+
+def test_a_signature_is_published_alone_and_replaced(package: Path, tmp_path: Path) -> None:
+    first = push(package, str(tmp_path / "store"))
+    for _ in range(2):
+        bundle = signed(package)
+        again = push(package, str(tmp_path / "store"))
+        assert (again.uri, again.uploaded) == (first.uri, 1)
+        assert (Path(first.uri.removeprefix("file://")) / "model.sig").read_bytes() == bundle
+    assert push(package, str(tmp_path / "store")).uploaded == 0
+    (package / "model.sig").write_text("{}")
+    with pytest.raises(PackageError) as error:
+        push(package, str(tmp_path / "store"))
+    assert error.value.reason == "SignatureInvalid"
+
+
+@pytest.mark.parametrize(
+    ("bundle", "problem"),
+    [(b"<html>", "cannot be read"), (b"", "cannot be read"), (b"x" * (2 << 20), None)],
+    ids=["a page", "empty", "huge"],
+)
+def test_what_is_no_signature_stops_no_package(
+    bundle: bytes, problem: str | None, package: Path, tmp_path: Path
+) -> None:
+    (package / "model.sig").write_bytes(bundle)
+    report = resolve(fetch(str(package), tmp_path / "got"))
+    assert "signature" not in report
+    assert ("signatureProblem" in report) == (problem is not None)
+    assert problem is None or problem in report["signatureProblem"]
+
+
+def test_a_signature_over_more_files_than_a_report_holds_is_said_to_be(tmp_path: Path) -> None:
+    extra = {f"wheels/{i:064x}.whl": b"%d" % i for i in range(60)}
+    linear_package(tmp_path / "package", extra=extra)
+    signed(tmp_path / "package")
+    report = resolve(fetch(str(tmp_path / "package"), tmp_path / "got"))
+    assert "more files" in report["signatureProblem"] and "signature" not in report
+
+
+def test_a_server_that_stumbles_over_the_signature_is_asked_again(
+    package: Path, tmp_path: Path
+) -> None:
+    signed(package)
+    calm = files(package)
+    stumbles = iter([True, False])
+
+    def handle(request: Request) -> None:
+        if request.path.endswith("model.sig") and next(stumbles):
+            request.reply(status=503)
+        else:
+            calm(request)
+
+    with web_server(handle) as server:
+        done = fetch(server.url, tmp_path / "got", limits=QUICK, signature_matters=True)
+    assert content(done.path) == content(package)
+    assert next(stumbles, None) is None
+
+
+def test_a_pod_that_starts_does_not_wait_for_a_signature(package: Path, tmp_path: Path) -> None:
+    signed(package)
+    calm = files(package)
+    asked: list[str] = []
+
+    def broken(request: Request) -> None:
+        if request.path.endswith("model.sig"):
+            asked.append(request.path)
+            request.reply(status=503)
+        else:
+            calm(request)
+
+    lines: list[str] = []
+    with web_server(broken) as server:
+        digest = digest_of(package)
+        fetch(server.url, tmp_path / "got", digest=digest, limits=QUICK, progress=lines.append)
+        assert len(asked) == 1 and any("model.sig is left out" in line for line in lines)
+        error = refused(server.url, tmp_path / "again", SourceError, signature_matters=True)
+        assert error.reason == "Unreachable"
+    assert set(content(tmp_path / "got")) == set(content(package)) - {"model.sig"}

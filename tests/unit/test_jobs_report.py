@@ -57,3 +57,10 @@ def test_a_report_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("older and longer than the report")
     reports.write({"ok": True}, tmp_path / "log")
     assert (tmp_path / "log").read_bytes() == b'{"ok":true}'
+
+
+def test_a_signature_is_never_cut() -> None:
+    package = {"signature": "s" * 2816, "imports": ["x" * 70] * 20, "digest": "d" * 71, "name": "n"}
+    read = json.loads(reports.encode({"ok": True, "package": package}))["package"]
+    assert (read["signature"], read["digest"]) == ("s" * 2816, "d" * 71)
+    assert 0 < len(read["imports"]) < 20

@@ -12,14 +12,19 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.tools.wheels import write_wheel
 from tests.unit import package_support as support
 
 from sluice.api.trustpolicy import TrustPolicySpec
 from sluice.cli import group
 from sluice.errors import SluiceError
+from sluice.package.environment import lock
 from sluice.package.from_file import Options, package_file
 from sluice.package.load import open_package
 from sluice.package.manifest import digest_of
+from sluice.package.signing import sign_package
+from sluice.signature import pem_of
 
 
 def sluice(*args: Any) -> Result:
@@ -277,6 +282,49 @@ def test_a_trust_request_is_the_exact_object(folder: Path) -> None:
     assert spec.admit[0].package_digest == open_package(folder / "p").digest
     assert spec.admit[0].classes == ["Code"]
     assert "#   imports sklearn.pipeline.Pipeline" in shown.stdout
+
+
+def test_libraries_and_other_minor_versions_by_option(folder: Path) -> None:
+    file = folder / "model.joblib"
+    common = ("package", file, "--examples", folder / "rows.csv", *trusted(file), "--no-convert")
+    (folder / "wheels").mkdir()
+    error = refused(*common, "--out", folder / "p", "--wheels", folder / "wheels")
+    assert error.reason == "MissingWheel" and "scikit-learn==" in error.hint
+    for line in lock({"scikit-learn": "", "joblib": "", "pandas": ""}).splitlines():
+        # Not the real ones, which are large; only names, versions and bytes matter here.
+        name, version = line.split("==")
+        write_wheel(folder / "wheels", name.replace("-", "_"), version, {})
+    made = sluice(*common, "--out", folder / "p", "--wheels", folder / "wheels", "--any-minor")
+    assert made.exit_code == 0, made.output
+    manifest = open_package(folder / "p").manifest
+    assert manifest.environment.minor == "Any" and len(manifest.wheels) >= 4
+    assert not any("numpy" in wheel for wheel in manifest.wheels)
+    assert f"brings      {manifest.wheels[0]}" in sluice("inspect", folder / "p").stdout
+    shown = sluice("trust", "request", folder / "p", "-n", "churn").stdout
+    assert f"#   brings {manifest.wheels[0]}" in shown
+
+
+def test_a_trust_request_for_a_signer_admits_what_the_key_signs(folder: Path) -> None:
+    file = folder / "model.joblib"
+    arguments = ["--examples", folder / "rows.csv", *trusted(file), "--out", folder / "p"]
+    sluice("package", file, *arguments, "--no-convert")
+    key = ec.generate_private_key(ec.SECP256R1())
+    (folder / "ML platform.pub").write_text(pem_of(key.public_key()))
+    ask = ("trust", "request", folder / "p", "-n", "churn", "--signer", folder / "ML platform.pub")
+    assert refused(*ask).reason == "SignatureMissing"
+    sign_package(folder / "p", key)
+    shown = sluice(*ask)
+    assert "admits every package that the key signs" in shown.stdout
+    assert "publicKey: |\n" in shown.stdout
+    [line] = TrustPolicySpec.model_validate(yaml.safe_load(shown.stdout)["spec"]).admit
+    assert line.signer is not None and line.classes == ["Code"]
+    assert line.signer.name == "ml-platform"
+    assert line.signer.public_key == pem_of(key.public_key())
+    named = yaml.safe_load(sluice(*ask, "--signer-name", "us").stdout)
+    assert named["spec"]["admit"][0]["signer"]["name"] == "us"
+    assert "not the name of a signer" in str(refused(*ask, "--signer-name", "U s"))
+    (folder / "other.pub").write_text(pem_of(ec.generate_private_key(ec.SECP256R1()).public_key()))
+    assert refused(*ask[:-1], folder / "other.pub").reason == "SignatureInvalid"
 
 
 def test_data_needs_no_trust_request_and_names_are_checked(folder: Path) -> None:

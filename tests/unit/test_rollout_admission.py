@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.worlds.rollout import SimWorld, digest_of, spec_for
 from tests.worlds.stories import serving, state, stepping, until, watching
 
 from sluice.api.trustpolicy import TrustPolicySpec
+from sluice.rollout.admission import LOOK_AGAIN
 from sluice.rollout.keep import FILE_LAG
 from sluice.rollout.model import ResolveView
+from sluice.rollout.times import rfc3339
+from sluice.signature import key_digest, packed, pem_of, read_bundle, signed, statement
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+PEM = pem_of(KEY.public_key())
 
 
 def quarantined() -> SimWorld:
@@ -230,3 +239,111 @@ def policy(namespace: str) -> TrustPolicySpec:
             "admit": [{"packageDigest": digest_of("d"), "classes": ["Code"]}],
         }
     )
+
+
+def signature(letter: str, key: ec.EllipticCurvePrivateKey = KEY) -> str:
+    files = {"sluice.json": digest_of(letter).removeprefix("sha256:")}
+    return packed(read_bundle(signed(statement("iris", files), key)))
+
+
+def signer(**more: Any) -> TrustPolicySpec:
+    line = {"signer": {"name": "ml-platform", "publicKey": PEM}, **more}
+    return TrustPolicySpec.model_validate({"namespaces": ["default"], "admit": [line]})
+
+
+def deny(**entry: str) -> TrustPolicySpec:
+    return TrustPolicySpec.model_validate({"namespaces": ["default"], "deny": [entry]})
+
+
+def signed_code(*, sign: bool = True) -> SimWorld:
+    """``d`` is code, signed by the key that the only policy admits."""
+    world = serving()
+    world.classes["d"] = "Code"
+    if sign:
+        world.signatures["d"] = signature("d")
+    world.policies = (signer(),)
+    world.ask_for("d")
+    return world
+
+
+def test_a_signed_package_rolls_out_and_status_names_the_signer() -> None:
+    world = signed_code()
+    until(world, "Watching")
+    trusted = world.condition("CodeTrusted")
+    assert (trusted.status, trusted.reason) == ("True", "TrustSigner")
+    assert "ml-platform" in trusted.message
+    record = world.revisions[world.revision_of("d") or ""]
+    assert record.package.signature == world.signatures["d"]
+
+
+def test_a_package_signed_later_is_fetched_again_when_its_job_is_gone_or_by_retry() -> None:
+    for by_retry in (True, False):
+        world = signed_code(sign=False)
+        world.run(5)
+        stalled = world.condition("Stalled")
+        assert stalled.reason == "NotTrusted" and "It is not signed" in stalled.message
+        world.signatures["d"] = signature("d")
+        world.run(20)
+        assert world.condition("Stalled").reason == "NotTrusted", "nobody looks by the second"
+        if by_retry:
+            world.command("retry", value=digest_of("d")[:20])
+        else:
+            world.resolved = False  # Kubernetes removes an ended job after an hour.
+        until(world, "Watching")
+        assert world.condition("CodeTrusted").reason == "TrustSigner"
+
+
+def test_a_signature_of_another_package_or_key_starts_nothing() -> None:
+    for forged in (signature("a"), signature("d", ec.generate_private_key(ec.SECP256R1())), "x"):
+        world = signed_code(sign=False)
+        world.signatures["d"] = forged
+        world.run(20)
+        assert "not signed by a key" in world.condition("Stalled").message
+        assert world.revision_of("d") is None
+
+
+def test_a_revoked_key_takes_the_candidate_back_and_leaves_stable_serving() -> None:
+    revoked = deny(keyDigest=key_digest(PEM))
+    world = signed_code()
+    until(world, "Stepping")
+    world.policies = (signer(), revoked)
+    world.run(3)
+    assert world.roles.weight == 0
+    assert world.condition("Stalled").reason == "NotTrusted"
+    world = signed_code()
+    until(world, "Watching")
+    world.policies = (signer(), revoked)
+    world.run(10)
+    assert world.roles.stable == world.revision_of("d")
+    assert world.condition("Available").status == "True"
+    assert world.condition("CodeTrusted").status == "False"
+    assert "It goes on serving." in world.condition("CodeTrusted").message
+    exact = policy("default")  # The digest is known good: the administrator says so.
+    world.policies = (signer(), revoked, exact)
+    world.run(3)
+    assert world.condition("CodeTrusted").reason == "TrustDigest"
+
+
+def test_a_denied_package_is_refused_though_it_is_data() -> None:
+    world = serving()
+    world.policies = (deny(packageDigest=digest_of("b"), reason="recalled"),)
+    world.ask_for("b")
+    world.run(10)
+    assert world.condition("Stalled").reason == "Denied"
+    assert "recalled" in world.condition("Stalled").message
+    assert world.condition("CodeTrusted").reason == "Denied"
+    assert "serving" not in world.condition("CodeTrusted").message
+    assert world.revision_of("b") is None
+    world.policies = ()
+    until(world, "Watching")
+
+
+def test_trust_that_ends_is_looked_at_again_in_time() -> None:
+    world = signed_code()
+    world.policies = (signer(expires=rfc3339(world.now + 400.0)),)
+    until(world, "Watching")
+    assert f"until {rfc3339(world.now)[:11]}" in world.condition("CodeTrusted").message
+    assert world.requeue is not None and world.requeue <= LOOK_AGAIN
+    world.run(450)
+    assert world.condition("CodeTrusted").status == "False"
+    assert world.roles.stable == world.revision_of("d")

@@ -143,6 +143,9 @@ class SimWorld:
     broken_gate: set[str] = field(default_factory=set)
     crashing: set[str] = field(default_factory=set)
     classes: dict[str, str] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
+    reported: str = ""
+    """The signature that the resolving job found when it ran."""
     writes: int = 0
     notes: list[str] = field(default_factory=list)
     got_traffic: set[str] = field(default_factory=set)
@@ -247,7 +250,12 @@ class SimWorld:
             return self.fetched
         kind: Any = self.classes.get(self.letter, "Data")
         package = PackageInfo.model_validate(
-            {"digest": digest_of(self.letter), "format": "onnx", "class": kind}
+            {
+                "digest": digest_of(self.letter),
+                "format": "onnx",
+                "class": kind,
+                "signature": self.reported,
+            }
         )
         return ResolveView("Succeeded", package=package)
 
@@ -500,7 +508,7 @@ class SimWorld:
             if self.mirror_files.get(name) != wanted:
                 out.append(partial(self._write_mirror_file, name, wanted))
         if decision.resolve and not self.resolved:
-            out.append(lambda: setattr(self, "resolved", True))
+            out.append(self._run_resolve)
         kept = decision.progress.outcome is not None and not decision.drop_resolve
         if self.resolved and not decision.resolve and not kept:
             out.append(lambda: setattr(self, "resolved", False))  # The job is removed.
@@ -523,6 +531,10 @@ class SimWorld:
         if status != self.status:
             out.append(lambda: self._set_status(status))
         return out
+
+    def _run_resolve(self) -> None:
+        self.resolved = True
+        self.reported = self.signatures.get(self.letter, "")
 
     def _create(self, new: Any) -> None:
         self.revisions[new.hash] = Revision(

@@ -33,7 +33,7 @@ TYPES: dict[str, str] = {
     ANALYSIS_HEALTHY: "Evidence arrives and can be trusted.",
     SOURCE_MUTABLE: "The model's address can be overwritten with other bytes.",
     CODE_TRUSTED: "Whether a package that runs code when it is loaded is admitted, and by what. "
-    "Absent for packages that are data.",
+    "Absent for packages that are data, unless they are denied.",
 }
 """Every condition type with its meaning; the reference page is made from it."""
 
@@ -63,9 +63,12 @@ REASONS: dict[str, str] = {
     "right, named in the message; tried again with growing pauses.",
     "Invalid": "The API server does not accept an object made from this spec.",
     "NotTrusted": "The package runs code when it is loaded and no TrustPolicy admits it here.",
+    "Denied": "A TrustPolicy denies this package here, whatever else admits it.",
     "TrustUnreadable": "The operator may not read TrustPolicies, so such packages are refused.",
     "TrustAny": "A TrustPolicy admits every package here: for development clusters.",
     "TrustDigest": "A TrustPolicy admits exactly this package.",
+    "TrustSigner": "A TrustPolicy admits the key that this package is signed with; the message "
+    "names the signer.",
     "FetchFailed": "The package could not be fetched; the message says whether it is tried again.",
     "NothingServesYet": "No revision has been promoted yet.",
     "NoReadyPod": "No pod of stable is ready.",

@@ -148,12 +148,14 @@ TRUST_POLICY = Kind(
     short="trust",
     scope="Cluster",
     description="Which packages that run code when they are loaded (pickle, joblib) an "
-    "administrator admits, and in which namespaces. Without one they are refused.",
+    "administrator admits, by digest or by the key that signed them, and in which namespaces; and "
+    "which packages and keys are denied. Without one such packages are refused.",
     parts={"spec": TrustPolicySpec},
     required=("spec",),
     columns=(
         Column("NAMESPACES", ".spec.namespaces"),
         Column("ANY", ".spec.admit[*].anyDigest"),
+        Column("SIGNERS", ".spec.admit[*].signer.name"),
         _AGE,
     ),
 )

@@ -26,6 +26,15 @@ class PackageInfo(Block):
     mutable_source: bool = Field(
         default=False, description="The address can be overwritten with other bytes."
     )
+    signature: str = Field(
+        default="",
+        max_length=4096,
+        description="The signature that came with it, compressed. Nobody is believed for it: it "
+        "counts when it verifies with a TrustPolicy's key and states this digest.",
+    )
+    signature_problem: str = Field(
+        default="", max_length=512, description="Why the signature that came with it is unusable."
+    )
 
 
 class RevisionSpec(Block):

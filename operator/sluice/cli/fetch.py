@@ -107,7 +107,9 @@ def _fetch(
     if data:
         file = job.fetch_file(uri, to, digest=digest, limits=limits, progress=_say)
         return {"file": {"digest": file.digest, "size": file.size}}
-    done = job.fetch(uri, to, digest=digest, limits=limits, progress=_say)
+    done = job.fetch(
+        uri, to, digest=digest, limits=limits, progress=_say, signature_matters=resolve
+    )
     if resolve:
         return {"package": job.resolve(done, max_bytes=max_bytes)}
     return {"package": {"digest": done.digest, "size": done.size, "mutableSource": done.mutable}}

@@ -52,6 +52,17 @@ import click
 )
 @click.option("--preprocess", metavar="MODULE:FUNCTION", help="Applied to rows before the model.")
 @click.option("--no-golden", is_flag=True, help="Keep example rows out of the package.")
+@click.option(
+    "--wheels",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder with the model's libraries as wheels; they become part of a package that is code.",
+)
+@click.option(
+    "--any-minor",
+    is_flag=True,
+    help="Other minor versions may load it when they pass the golden examples.",
+)
 def command(
     model: Path,
     examples: Path,
@@ -69,8 +80,15 @@ def command(
     code: tuple[Path, ...],
     preprocess: str | None,
     no_golden: bool,
+    wheels: Path | None,
+    any_minor: bool,
 ) -> None:
-    """Turn MODEL (joblib, pickle or ONNX) into a model package."""
+    """Turn MODEL (joblib, pickle or ONNX) into a model package.
+
+    \b
+    sluice package model.joblib --examples rows.parquet --label late --out flights
+    sluice package model.joblib --examples rows.parquet --no-convert --wheels wheelhouse
+    """
     from sluice.package.from_file import Options, package_file
 
     saved = package_file(
@@ -90,6 +108,8 @@ def command(
             code=code,
             preprocess=preprocess,
             golden=0 if no_golden else 50,
+            wheels=wheels,
+            any_minor=any_minor,
         ),
         say=lambda line: click.echo(line, err=True),
         ask=_ask if sys.stdin.isatty() else None,

@@ -2,7 +2,8 @@
 
 Called by ``sluice fetch`` (an init container, and the Job that resolves a new revision).  First
 ``sluice.json``, whose digest is checked before it is believed; then exactly the files that it
-lists, each with its size and SHA-256.  Nothing is ever loaded.
+lists, each with its size and SHA-256; then the signature, where there is one.  Nothing is ever
+loaded, and a signature is only reported: who is trusted is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ from sluice.package.manifest import (
     FileEntry,
     Manifest,
     decode,
+)
+from sluice.signature import (
+    MAX_BUNDLE_BYTES,
+    MAX_PACKED,
+    SIGNATURE_NAME,
+    packed,
+    read_bundle,
 )
 from sluice.sources import (
     Address,
@@ -72,8 +80,13 @@ def fetch(
     digest: str | None = None,
     limits: Limits = NO_LIMITS_GIVEN,
     progress: Callable[[str], None] = silent,
+    signature_matters: bool = False,
 ) -> Fetched:
-    """Copy the package at ``uri`` to the directory ``to``.  Raises SourceError, PackageError."""
+    """Copy the package at ``uri`` to the directory ``to``.  Raises SourceError, PackageError.
+
+    ``signature_matters``: trouble with fetching ``model.sig`` is an error, worth another try.  A
+    pod that starts needs no signature, so there it is no more than a line in the log.
+    """
     address = parse(uri)
     if address.name == MANIFEST_NAME:
         address = address.parent()
@@ -86,7 +99,7 @@ def fetch(
     with place.staging(to if to.is_dir() else to.parent) as scratch:
         stage = Path(scratch) / "package"
         stage.mkdir()
-        work = _Fetch(address, stage, wanted, limits, progress)
+        work = _Fetch(address, stage, wanted, limits, progress, signature_matters)
         found = _run(work.run, address, limits.seconds)
         place.publish(stage, to)
     progress(f"{human(work.size)} in {to}, {found}.")
@@ -132,7 +145,21 @@ def resolve(fetched: Fetched, *, max_bytes: int = NO_LIMITS_GIVEN.max_bytes) -> 
         "size": fetched.size,
         "imports": imports_of(package)[:MAX_IMPORTS],
         "mutableSource": fetched.mutable,
+        **_signature(fetched.path / SIGNATURE_NAME),
     }
+
+
+def _signature(file: Path) -> dict[str, str]:
+    """The signature as the operator takes it, or why it cannot; nothing when there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        short = packed(read_bundle(file.read_bytes()))
+    except PackageError as error:
+        return {"signatureProblem": error.message}
+    if len(short) > MAX_PACKED:
+        return {"signatureProblem": "The signature lists more files than a report has room for."}
+    return {"signature": short}
 
 
 class _Fetch:
@@ -145,9 +172,11 @@ class _Fetch:
         wanted: str | None,
         limits: Limits,
         progress: Callable[[str], None],
+        signature_matters: bool,
     ) -> None:
         self._address, self._stage, self._wanted = address, stage, wanted
         self._limits, self._progress = limits, progress
+        self._signature_matters = signature_matters
         self.size = 0
 
     async def run(self, source: Source) -> str:
@@ -175,7 +204,23 @@ class _Fetch:
             except SourceError as error:
                 raise _incomplete(self._address, entry, error) from error
         self.size = total
+        await self._signature(source)
         return done.digest
+
+    async def _signature(self, source: Source) -> None:
+        """Outside the digest and perhaps not there, so only trouble that may pass is an error."""
+        target = self._stage / SIGNATURE_NAME
+        limits = self._limits if self._signature_matters else replace(self._limits, attempts=1)
+        try:
+            await _copy(
+                source, SIGNATURE_NAME, target, Budget(MAX_BUNDLE_BYTES), limits, self._progress
+            )
+        except SourceError as error:
+            target.unlink(missing_ok=True)
+            if error.retryable and self._signature_matters:
+                raise
+            if error.reason not in ("Missing", "AccessDenied"):
+                self._progress(f"{SIGNATURE_NAME} is left out: {error.message}")
 
     def _checked(self, data: bytes, found: str) -> Manifest:
         if self._wanted is not None and found != self._wanted:

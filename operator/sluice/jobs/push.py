@@ -2,12 +2,13 @@
 
 Called by ``sluice push``.  Such an address can only ever hold these bytes, so pushing again changes
 nothing and whoever fetches it needs no other pin.  ``sluice.json`` goes last: a package that is
-half uploaded is no package yet.
+half uploaded is no package yet.  A signature goes with it, and alone to where the package is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 from sluice.errors import SourceError
 from sluice.package.load import Package, open_package
 from sluice.package.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
+from sluice.package.signing import read_signature
+from sluice.signature import SIGNATURE_NAME
 from sluice.sources import Address, Destination, open_destination, parse
 from sluice.sources.transfer import human, silent
 
@@ -58,17 +61,35 @@ async def _push(
         if package.bare:
             return await _push_bare(package, destination, force, progress)
         manifest = (package.path / MANIFEST_NAME).read_bytes()
+        signatures = await _push_signature(package, destination, progress)
         if not force and await _is_there(destination, manifest, package):
             progress(f"{target.shown} is there already.")
-            return Pushed(target.uri, package.digest, 0)
+            return Pushed(target.uri, package.digest, signatures)
         for entry in package.manifest.files:
             progress(f"{entry.path} ({human(entry.size)})")
             await _write(destination, entry.path, package.path / entry.path, progress)
         await _write(destination, MANIFEST_NAME, package.path / MANIFEST_NAME, progress)
         await _confirm(destination, manifest, progress)
-        return Pushed(target.uri, package.digest, len(package.manifest.files) + 1)
+        return Pushed(target.uri, package.digest, len(package.manifest.files) + 1 + signatures)
     finally:
         await destination.close()
+
+
+async def _push_signature(
+    package: Package, destination: Destination, progress: Callable[[str], None]
+) -> int:
+    """Publish ``model.sig`` unless the same is there; how many were written."""
+    file = package.path / SIGNATURE_NAME
+    if not file.exists():
+        return 0
+    read_signature(package.path)
+    data = file.read_bytes()
+    with contextlib.suppress(SourceError):
+        if await destination.read(SIGNATURE_NAME, len(data) + 1) == data:
+            return 0
+    progress(f"{SIGNATURE_NAME} ({human(len(data))})")
+    await _write(destination, SIGNATURE_NAME, file, progress)
+    return 1
 
 
 async def _push_bare(

@@ -15,6 +15,9 @@ from typing import Any
 from sluice.errors import SluiceError, SourceError
 
 LIMIT = 4096
+WHOLE = ("digest", "signature")
+"""Fields that mean nothing when they are cut; together they leave room for the rest."""
+
 MAX_MESSAGE = 512
 ENV_TERMINATION_LOG = "SLUICE_TERMINATION_LOG"
 
@@ -79,6 +82,8 @@ def _longest(node: Any) -> tuple[Any, Any]:
         here = stack.pop()
         items = here.items() if isinstance(here, dict) else enumerate(here)
         for key, value in items:
+            if key in WHOLE:
+                continue
             plain = isinstance(value, list) and all(isinstance(v, str) for v in value) and value
             size = len(_dump({"": value})) if isinstance(value, str) or plain else -1
             if size > best[0]:

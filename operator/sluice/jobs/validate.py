@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -150,6 +151,10 @@ class _Worker:
         self._pending = b""
 
     def __enter__(self) -> _Worker:
+        # Ours to remove: the worker may be killed while its own wheels are unpacked there.
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="sluice-validate-", ignore_cleanup_errors=True
+        )
         self._read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -157,7 +162,7 @@ class _Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(write,),
-                env=_without_credentials(os.environ),
+                env={**_without_credentials(os.environ), "TMPDIR": self._scratch.name},
             )
         finally:
             os.close(write)
@@ -182,6 +187,7 @@ class _Worker:
         os.close(self._read)
         self._process.kill()
         self._process.wait()
+        self._scratch.cleanup()
 
     def next(self, gate: str, progress: Callable[[GateResult | str], None]) -> _Outcome:
         """The result of ``gate``, which is the next to come."""

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ from sluice.package.manifest import (
     LOCK_NAME,
     NAME,
     PROFILE_NAME,
+    WHEELS,
     Conversion,
     Environment,
     FileEntry,
@@ -70,7 +72,6 @@ class Request:
     external: dict[str, bytes] = field(default_factory=dict)
     """Files beside the ONNX file that hold some of its tensors."""
     original: bytes | None = None
-    original_format: Format = "joblib"
     name: str = "model"
     threshold: float | None = None
     positive: Label | None = None
@@ -82,6 +83,8 @@ class Request:
     preprocess: str | None = None
     preprocess_function: Callable[[Any], Any] | None = None
     golden: int = 50
+    wheels: Path | None = None
+    any_minor: bool = False
 
 
 @dataclass(slots=True)
@@ -298,8 +301,7 @@ class _Build:
     def _original(self) -> ModelFile:
         request = self.request
         data = request.original if request.original is not None else _dump(request.model)
-        kind: Format = request.original_format if request.original is not None else "joblib"
-        kind = "joblib" if _has_arrays(data) else kind
+        kind: Format = "joblib" if _is_joblib(data) else "pickle"
         file = "model.joblib" if kind == "joblib" else "model.pkl"
         self.files[file] = data
         for path, source in request.code.items():
@@ -309,12 +311,43 @@ class _Build:
     def _imports(self, model: ModelFile) -> tuple[list[str], Environment]:
         """Globals of the file that will be loaded, and what must be installed for them."""
         if model.trust_class != "Code":
+            if self.request.wheels is not None:
+                self.notes.append("The model is data and needs no wheels; none were taken.")
             return [], Environment()
         report = inspect_pickle(self.files[model.file])
         requires = globals_check.check_globals(report.imports, self.request.code)
         requires |= environment.distributions_of(["joblib"])[0] if model.format == "joblib" else {}
-        self.files[LOCK_NAME] = environment.lock(requires).encode()
-        return report.imports, Environment(python=environment.python_version(), requires=requires)
+        if self.request.wheels is not None:
+            # What serves the model must then not depend on the image having it.
+            ours = ["joblib", "pandas"] if self.layout == "Columns" else ["joblib"]
+            requires |= environment.distributions_of(ours)[0]
+        lock = environment.lock(requires)
+        self.files[LOCK_NAME] = lock.encode()
+        if self.request.wheels is not None:
+            from sluice.package.wheels import collect
+
+            taken = collect(self.request.wheels, lock)
+            self.files |= taken
+            bound = sorted(path for path in taken if not path.endswith("-none-any.whl"))
+            if bound:
+                self.notes.append(
+                    f"Serves only where these fit: {', '.join(p[len(WHEELS) :] for p in bound)}."
+                )
+        return report.imports, Environment(
+            python=environment.python_version(),
+            requires=requires,
+            minor=self._minor(),
+        )
+
+    def _minor(self) -> Literal["Any"] | None:
+        if not self.request.any_minor:
+            return None
+        if GOLDEN_NAME not in self.files:
+            raise InvalidInputError(
+                "Other minor versions can only be allowed with golden examples to judge them by.",
+                hint="Leave out --no-golden (golden=0), or --any-minor.",
+            )
+        return "Any"
 
     # what it is judged by
 
@@ -446,7 +479,8 @@ def _dump(model: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _has_arrays(data: bytes) -> bool:
+def _is_joblib(data: bytes) -> bool:
+    """By content, as it will be looked at: joblib writes a model without arrays as a pickle."""
     from sluice.package.sniff import look
 
     return look(data).format == "joblib"

@@ -1,7 +1,7 @@
 """What must be installed for a model file, and whether it is.
 
 Called by the packager (to record) and by ``load`` (to check before anything is loaded); calls
-``importlib.metadata`` only, so it never imports what it looks at.
+``importlib.metadata`` and the names of wheels, so it never imports what it looks at.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from sluice.errors import PackageError
-from sluice.package.manifest import Manifest
+from sluice.package.manifest import GOLDEN_NAME, Manifest, canonical_json
 
 _SAME_MAJOR_IS_ENOUGH = {"numpy", "scipy", "pandas", "joblib", "threadpoolctl"}
 """Libraries whose pickles load across minor versions; model libraries do not promise that."""
@@ -73,6 +73,7 @@ def _needs(requirements: Iterable[str]) -> list[str]:
 def check_environment(manifest: Manifest) -> None:
     """Refuse to go on when this interpreter cannot be trusted to load the model as it was saved."""
     wanted = manifest.environment
+    own = _own_versions(manifest)
     if _carries_bytecode(manifest) and wanted.python and wanted.python != python_version():
         _mismatch(
             f"the model carries bytecode of Python {wanted.python}, image has {python_version()}",
@@ -81,20 +82,56 @@ def check_environment(manifest: Manifest) -> None:
     for name, version in sorted(wanted.requires.items()):
         series = _series(name, version)
         try:
-            installed = metadata.version(name)
+            installed = own.get(normalized(name)) or metadata.version(name)
         except metadata.PackageNotFoundError:
-            _mismatch(f"{name} needs {series}, image has none", f"Add {name}=={version} to it")
-        if _series(name, installed) != series:
+            foreign = _of_other_platforms(manifest, name)
+            _mismatch(
+                f"{name} needs {series}, image has none{foreign}", f"Add {name}=={version} to it"
+            )
+        if _series(name, installed) != series and not _may_differ(manifest, version, installed):
             _mismatch(
                 f"{name} needs {series}, image has {_short(installed)}",
                 f"Use an image with {name}=={version}",
             )
 
 
+def _own_versions(manifest: Manifest) -> dict[str, str]:
+    """Versions that the package brings as wheels, by distribution."""
+    if not manifest.wheels:
+        return {}
+    from sluice.package.wheels import usable
+
+    return {name: version for name, (version, _) in usable(manifest.wheels).items()}
+
+
+def _of_other_platforms(manifest: Manifest, name: str) -> str:
+    """What the package brings of a distribution, none of which fits here; empty for nothing."""
+    if not manifest.wheels:
+        return ""
+    from sluice.package.wheels import parsed
+
+    files = [path.rpartition("/")[2] for path in manifest.wheels]
+    brought = [file for file in files if parsed(file)[0] == normalized(name)]
+    return f" and none of {', '.join(brought[:3])} fits its platform" if brought else ""
+
+
+def _may_differ(manifest: Manifest, wanted: str, installed: str) -> bool:
+    """Another minor version, allowed by the package, with golden examples to judge it by."""
+    same_major = wanted.split(".")[0] == installed.split(".")[0]
+    golden = manifest.entry(GOLDEN_NAME)
+    return (
+        manifest.environment.minor == "Any"
+        and same_major
+        and golden is not None
+        and golden.size > len(canonical_json([]))
+    )
+
+
 def _mismatch(what: str, hint: str) -> NoReturn:
     raise PackageError(
         f"EnvironmentMismatch: {what}.",
-        hint=f"{hint}, or package the model again with the image's versions.",
+        hint=f"{hint}, package the model again with the image's versions, or with its own: "
+        "--wheels.",
         reason="EnvironmentMismatch",
     )
 

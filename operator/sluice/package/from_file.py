@@ -56,6 +56,8 @@ class Options:
     code: tuple[Path, ...] = ()
     preprocess: str | None = None
     golden: int = 50
+    wheels: Path | None = None
+    any_minor: bool = False
 
 
 def package_file(options: Options, *, say: Say, ask: Ask | None) -> Saved:
@@ -127,6 +129,8 @@ def _request(options: Options, sources: dict[str, bytes]) -> Request:
         code=sources,
         preprocess=options.preprocess,
         golden=options.golden,
+        wheels=options.wheels,
+        any_minor=options.any_minor,
     )
 
 
@@ -198,4 +202,3 @@ def _load(request: Request, data: bytes, kind: str, options: Options) -> None:
             reason="Corrupt",
         ) from None
     request.original = data
-    request.original_format = "joblib" if kind == "joblib" else "pickle"

@@ -17,6 +17,7 @@ from sluice.package.manifest import MANIFEST_NAME, digest_of, to_dict
 from sluice.package.plain_text import printable
 from sluice.package.sniff import look
 from sluice.package.trust import requires_trust, ways_out
+from sluice.signature import SIGNATURE_NAME
 
 MAX_FILE_BYTES = 4 * 1024**3
 _READERS = {
@@ -57,6 +58,8 @@ def _describe(package: Package) -> dict[str, Any]:
         "needsTrust": requires_trust(package.manifest) is not None,
         "golden": len(package.golden()),
         "profile": package.profile() is not None,
+        "signed": not package.bare and (package.path / SIGNATURE_NAME).is_file(),
+        "wheels": list(package.manifest.wheels),
         "unlisted": _unlisted(package),
         "problems": problems,
         **to_dict(package.manifest),
@@ -69,7 +72,7 @@ def _unlisted(package: Package) -> list[str]:
     """Files in the folder that the manifest does not cover; they are never read."""
     if package.bare:
         return []
-    listed = {f.path for f in package.manifest.files} | {MANIFEST_NAME}
+    listed = {f.path for f in package.manifest.files} | {MANIFEST_NAME, SIGNATURE_NAME}
     found = (p for p in package.path.rglob("*") if not p.is_dir() or p.is_symlink())
     names = (str(p.relative_to(package.path)) for p in found)
     return sorted(n for n in names if n not in listed)[:100]
@@ -137,6 +140,8 @@ def _package_lines(report: dict[str, Any]) -> list[str]:
         f"  checks      {report['golden']} golden examples, "
         f"{'a' if report['profile'] else 'no'} reference profile",
     ]
+    if report["signed"]:
+        lines.append("  signature   present; `sluice verify` says whose")
     if output.get("labels"):
         positive = f", positive {output['positive']!r}" if "positive" in output else ""
         lines.append(
@@ -147,6 +152,8 @@ def _package_lines(report: dict[str, Any]) -> list[str]:
     if requires:
         wanted = ", ".join(f"{k} {v}" for k, v in sorted(requires.items()))
         lines.append(f"  needs       Python {report['environment']['python']}, {wanted}")
+    if report["wheels"]:
+        lines.append(f"  brings      {', '.join(report['wheels'][:10])}")
     lines.append("  inputs")
     lines += [f"    {_input_line(spec)}" for spec in report["inputs"][:60]]
     if len(report["inputs"]) > 60:

@@ -168,6 +168,16 @@ def wrap_bare(
     )
 
 
+def read_verified(package: Package, path: str) -> bytes:
+    """The bytes of a listed file that is not kept in memory, verified as they are read."""
+    entry = package.manifest.entry(path)
+    if entry is None:
+        raise PackageError(f"The package lists no file {path!r}.", reason="Missing")
+    data = _verified(package.path, entry, keep=True)
+    assert data is not None
+    return data
+
+
 def _bare_file(root: Path) -> Path | None:
     """The model file when ``root`` is not a package directory but a bare file."""
     if root.is_file() and root.name != MANIFEST_NAME:
@@ -189,8 +199,10 @@ def _bare_file(root: Path) -> Path | None:
 
 
 def _kept(manifest: Manifest) -> set[str]:
-    """Files whose bytes a loader or a judge needs: everything but the original and the lock."""
+    """Files whose bytes a loader or a judge needs: everything but the original and wheels, which
+    are large and read once more when they are unpacked."""
     skip = {manifest.original.file} if manifest.original else set()
+    skip.update(manifest.wheels)
     return {f.path for f in manifest.files} - skip
 
 

@@ -1,9 +1,9 @@
 """``sluice.json``: what a package contains, as typed data.
 
-Called by everything that reads or writes a package; calls nothing of ours but ``sluice.errors``.
-Decoding is strict (unknown fields, wrong types, NaN and anything out of bounds are refused) because
-the bytes come from outside.  The package's digest is the SHA-256 of these bytes, and they list the
-SHA-256 of every other file, so the digest covers the whole package.
+Called by everything that reads or writes a package; calls nothing of ours but ``sluice.errors``
+and the signature's name.  Decoding is strict (unknown fields, wrong types, NaN and anything out of
+bounds are refused) because the bytes come from outside.  The package's digest is the SHA-256 of
+these bytes, and they list the SHA-256 of every other file, so the digest covers the whole package.
 
 How an answer follows from a score, the same everywhere:
 
@@ -25,11 +25,14 @@ import msgspec
 from msgspec import Meta
 
 from sluice.errors import PackageError
+from sluice.signature import SIGNATURE_NAME
 
 MANIFEST_NAME = "sluice.json"
 GOLDEN_NAME = "golden.json"
 PROFILE_NAME = "profile.json"
 LOCK_NAME = "requirements.lock"
+WHEELS = "wheels/"
+"""Where a package carries libraries of its own."""
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_CATEGORIES = 256
@@ -95,6 +98,9 @@ class Environment(_Part, frozen=True, kw_only=True):
 
     python: Annotated[str, Meta(pattern=r"^(3\.\d{1,2})?$")] = ""
     requires: Annotated[dict[Text, Text], Meta(max_length=200)] = {}
+    minor: Literal["Any"] | None = None
+    """Any: other minor versions may load it, because the golden examples then say whether they
+    answer the same.  Absent: they are refused."""
 
 
 class FileEntry(_Part, frozen=True, kw_only=True):
@@ -138,6 +144,15 @@ class Manifest(_Part, frozen=True, kw_only=True):
     def binary(self) -> bool:
         """Whether the threshold decides between two labels."""
         return self.output.labels is not None and len(self.output.labels) == 2
+
+    @property
+    def wheels(self) -> tuple[str, ...]:
+        """Wheels to install before the model is loaded; never for a model that is data."""
+        if self.model.trust_class != "Code":
+            return ()
+        return tuple(
+            f.path for f in self.files if f.path.startswith(WHEELS) and f.path.endswith(".whl")
+        )
 
     def entry(self, path: str) -> FileEntry | None:
         """The listed file of that path."""
@@ -230,6 +245,8 @@ def check_path(path: str) -> None:
         raise _corrupt(f"has the file path {path!r}, which is not a plain path inside the package")
     if path == MANIFEST_NAME:
         raise _corrupt("lists itself")
+    if path == SIGNATURE_NAME:
+        raise _corrupt(f"lists {SIGNATURE_NAME}, which is signed last and outside the digest")
 
 
 def _unique(field: str, values: list[str]) -> None:

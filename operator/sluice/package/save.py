@@ -64,6 +64,8 @@ def save(
     code: Iterable[str | Path] = (),
     preprocess: str | None = None,
     golden: int = 50,
+    wheels: str | Path | None = None,
+    any_minor: bool = False,
 ) -> Saved:
     """Write ``model`` with its schema, golden examples and reference profile to the folder ``out``.
 
@@ -72,6 +74,8 @@ def save(
     probabilities and 0 for decision values.  ``holdout=(X, y)`` gives the reference scores and the
     calibration.  ``nullable`` overrides, by column, whether a value may be missing; by default it
     may when the model answers without it.  ``golden=0`` keeps example rows out of the package.
+    ``wheels`` is a folder with the model's libraries, which become part of a package that is code;
+    ``any_minor`` lets other minor versions load it when they pass the golden examples.
     """
     sources = read_code(code)
     request = Request(
@@ -88,6 +92,8 @@ def save(
         preprocess=preprocess,
         preprocess_function=_imported(preprocess, sources),
         golden=golden,
+        wheels=None if wheels is None else Path(wheels),
+        any_minor=any_minor,
     )
     onnx = _onnx_bytes(model)
     if onnx is not None:

@@ -1,16 +1,18 @@
 """Which packages need an administrator's consent, and what to do when it is missing.
 
-Called by the runtime, ``bare`` and the CLI; calls the manifest.  The operator decides with the
-TrustPolicy objects it reads; this module only says what a package needs and prints the exact object
-that would admit it.  Trust never comes from the package itself.
+Called by the runtime, ``bare`` and the CLI; calls the manifest and ``sluice.signature``.
+The operator decides with the TrustPolicy objects it reads; this module only says what a package
+needs and prints the exact object that would admit it.  Trust never comes from the package itself.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from sluice.errors import InvalidInputError, PackageError
 from sluice.package.manifest import Manifest, TrustClass
+from sluice.signature import key_digest
 
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 _DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
@@ -52,6 +54,26 @@ def trust_policy(
     """The TrustPolicy object that admits exactly this package in these namespaces."""
     if not _DIGEST.match(digest):
         raise InvalidInputError(f"{digest!r} is not a digest like sha256:<64 hex>.")
+    line = {"packageDigest": digest}
+    return _policy(policy_name(name, digest), line, namespaces, trust_class)
+
+
+def signer_policy(
+    signer: str, pem: str, namespaces: list[str], trust_class: TrustClass
+) -> dict[str, object]:
+    """The TrustPolicy object that admits what the public key ``pem`` signs in these namespaces."""
+    if not _NAME.match(signer):
+        raise InvalidInputError(
+            f"{signer!r} is not the name of a signer.",
+            hint="Lower case letters, digits and dashes, for example --signer-name ml-platform.",
+        )
+    line = {"signer": {"name": signer, "publicKey": pem}}
+    return _policy(policy_name(signer, key_digest(pem)), line, namespaces, trust_class)
+
+
+def _policy(
+    name: str, line: Mapping[str, object], namespaces: list[str], trust_class: TrustClass
+) -> dict[str, object]:
     for namespace in namespaces:
         if not _NAME.match(namespace):
             raise InvalidInputError(f"{namespace!r} is not the name of a namespace.")
@@ -62,10 +84,10 @@ def trust_policy(
     return {
         "apiVersion": "sluice.dev/v1alpha1",
         "kind": "TrustPolicy",
-        "metadata": {"name": policy_name(name, digest)},
+        "metadata": {"name": name},
         "spec": {
             "namespaces": list(namespaces),
-            "admit": [{"packageDigest": digest, "classes": [trust_class]}],
+            "admit": [{**line, "classes": [trust_class]}],
         },
     }
 

@@ -6,20 +6,23 @@ from sluice.rollout import ledger
 from sluice.rollout.desired import Desired, to_remember
 from sluice.rollout.draft import Draft
 from sluice.rollout.identity import identity, short_hash
-from sluice.rollout.model import NewRevision, Outcome, RolloutProgress
+from sluice.rollout.model import NewRevision, Outcome, Resolved, RolloutProgress
 from sluice.rollout.plan import analysis_plan
-from sluice.rollout.trust import admitted, refusal
+from sluice.rollout.trust import admitted, refusal, signature_may_help
 
 RESOLVE_BACKOFF = 15.0
+LOOK_AGAIN = 3600.0
+"""Seconds after which trust that ends some day is looked at again, at the latest."""
+
 FETCH_FAILED = "fetching fails"
 MAY_APPEAR = "Missing"
 """A person must look, and yet somebody may still upload what is missing."""
-REFUSALS = ("RevisionQuarantined", "NotTrusted", "TrustUnreadable")
+REFUSALS = ("RevisionQuarantined", "NotTrusted", "Denied", "TrustUnreadable")
 
 
 def admit(draft: Draft, want: Desired) -> None:
     """Starts, continues or refuses the way of the wanted source to users."""
-    draft.set_progress(resolved=to_remember(draft.i, want))
+    draft.set_progress(resolved=_to_remember(draft, want))
     outcome = draft.progress.outcome
     if outcome is not None and want.source != outcome.source and not _same(outcome, want):
         draft.set_progress(event="the spec moved on", outcome=None)
@@ -36,6 +39,18 @@ def admit(draft: Draft, want: Desired) -> None:
     if _withdrawn_waits(draft, want):
         return
     _start(draft, want)
+
+
+def _to_remember(draft: Draft, want: Desired) -> Resolved | None:
+    """Not a package that a signature would admit: it may be signed by the time its fetching job is
+    gone, so it is then fetched again."""
+    i = draft.i
+    if want.package is None:
+        return None
+    question = (want.package, i.namespace, i.policies, i.now)
+    if admitted(*question) is None and signature_may_help(*question):
+        return None
+    return to_remember(i, want)
 
 
 def _same(outcome: Outcome, want: Desired) -> bool:
@@ -125,10 +140,14 @@ def _refused(draft: Draft, want: Desired) -> bool:
         message = ledger.quarantine_message(draft.i.name, bad)
         _stop_with(draft, want, "RevisionQuarantined", message)
         return True
-    if admitted(want.package, draft.i.namespace, draft.i.policies) is None:
-        reason, message = refusal(want.package, draft.i.namespace, draft.i.policies_readable)
+    i = draft.i
+    trust = admitted(want.package, i.namespace, i.policies, i.now)
+    if trust is None:
+        reason, message = refusal(want.package, i.namespace, i.policies, i.policies_readable, i.now)
         _stop_with(draft, want, reason, message)
         return True
+    if trust.until is not None:
+        draft.come_back(min(trust.until - i.now, LOOK_AGAIN))
     if draft.progress.outcome is not None and draft.progress.outcome.reason in REFUSALS:
         draft.set_progress(event="no longer refused", outcome=None)
     return False

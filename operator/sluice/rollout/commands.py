@@ -117,6 +117,9 @@ def _retry(draft: Draft, value: str) -> str:
     if not _long_enough(value):
         return f"Name the digest: at least {MIN_DIGEST} hex digits."
     hits = [r for r in draft.i.revisions.values() if _matches(r.package.digest, value)]
+    if not hits and _refused(draft, value):
+        draft.drop_resolve = True
+        return "The package is fetched again, and with it its signature."
     if not hits:
         return f"No revision has a package digest that starts with {value}."
     rollout = draft.rollout
@@ -134,6 +137,14 @@ def _retry(draft: Draft, value: str) -> str:
     draft.set_progress(event="retry", outcome=None)
     draft.drop_resolve = draft.drop_gates = True
     return "The quarantine is lifted; the package starts again at its gates."
+
+
+def _refused(draft: Draft, value: str) -> bool:
+    """Whether ``value`` names the package that was found but is not admitted."""
+    outcome, package = draft.progress.outcome, draft.i.resolve.package
+    if outcome is None or package is None:
+        return False
+    return outcome.reason == "NotTrusted" and _matches(package.digest, value)
 
 
 def _go_on(draft: Draft) -> None:

@@ -22,7 +22,7 @@ from sluice.rollout.experiment import shown
 from sluice.rollout.model import JUDGED, Outcome, WatchProgress
 from sluice.rollout.plan import Plan
 from sluice.rollout.times import rfc3339
-from sluice.rollout.trust import admitted
+from sluice.rollout.trust import admitted, refusal
 
 MAX_REVISIONS = 10
 LOOKS_BEFORE_UNHEALTHY = 5
@@ -296,9 +296,22 @@ def _mutable(want: Desired) -> Row:
 
 
 def _trusted(draft: Draft, want: Desired) -> Row:
-    if want.package is None or want.package.trust_class == "Data":
+    i = draft.i
+    if want.package is None:
         return ("", "", "")
-    how = admitted(want.package, draft.i.namespace, draft.i.policies)
-    if how is None:
-        return ("False", "NotTrusted", "No TrustPolicy admits this package here.")
-    return ("True", f"Trust{how}", f"trust={how}: class {want.package.trust_class} may load.")
+    trust = admitted(want.package, i.namespace, i.policies, i.now)
+    if trust is None:
+        reason, _ = refusal(want.package, i.namespace, i.policies, i.policies_readable, i.now)
+        still = " It goes on serving." if want.revision == draft.roles.stable else ""
+        if reason == "Denied":
+            return ("False", reason, f"A TrustPolicy denies this package here.{still}")
+        return ("False", "NotTrusted", f"No TrustPolicy admits this package here.{still}")
+    if trust.how == "Data":
+        return ("", "", "")
+    by = f" {trust.signer}" if trust.signer else ""
+    until = f", until {rfc3339(trust.until)}" if trust.until is not None else ""
+    return (
+        "True",
+        f"Trust{trust.how}",
+        f"trust={trust.how}{by}: class {want.package.trust_class} may load{until}.",
+    )

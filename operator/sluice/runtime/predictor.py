@@ -73,6 +73,10 @@ def load_predictor(
         if namespace is None:
             refused.hint += " On your own machine, --allow-code runs it."
         raise refused
+    if package.manifest.wheels:
+        from sluice.package.wheels import install
+
+        install(package)
     load: Callable[[Package], Loaded]
     kind = package.manifest.model.format
     if kind == "onnx":

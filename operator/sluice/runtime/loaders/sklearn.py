@@ -7,7 +7,7 @@ environment was checked against the package before anything here is imported.
 from __future__ import annotations
 
 import io
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import joblib
 
@@ -22,4 +22,11 @@ def load(package: Package) -> tuple[PythonScorer, str]:
     preprocess = install_code(package)  # first: the pickle may import it
     model = joblib.load(io.BytesIO(package.model_bytes))
     scorer = PythonScorer(model, manifest, manifest.output, preprocess)
-    return scorer, f"scikit-learn {version('scikit-learn')}"
+    return scorer, _engine()
+
+
+def _engine() -> str:
+    try:
+        return f"scikit-learn {version('scikit-learn')}"
+    except PackageNotFoundError:  # a model of another library, which came as wheels
+        return f"joblib {joblib.__version__}"
