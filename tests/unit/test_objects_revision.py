@@ -15,7 +15,7 @@ from sluice.objects.revision import (
     services,
     settings_map,
 )
-from sluice.runtime.mirror import read_aim
+from sluice.runtime.aim import read_aim
 
 OWNER = Owner("iris", "default", "u-1")
 DIGEST = "sha256:" + "ab" * 32
