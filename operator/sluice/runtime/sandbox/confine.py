@@ -16,7 +16,6 @@ import resource
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +43,13 @@ class Sandbox:
 
     def __init__(self, *, missing: str = "", unseen: str = "", wanted: bool = True) -> None:
         self.missing = missing
-        """Why there is no filter; empty when there is one, or will be."""
+        """Why there can be no filter; empty when there is one, or will be."""
         self.unseen = unseen
         """Why files are not hidden; empty when they are."""
         self.connector: Connector | None = None
         """Connects for mirroring, once this process cannot."""
         self._wanted = wanted
+        self._closed = False
 
     @classmethod
     def none(cls) -> Sandbox:
@@ -95,7 +95,8 @@ class Sandbox:
         if code and not self.missing:
             with contextlib.suppress(ImportError):
                 importlib.import_module("joblib")
-            BaseContext.Lock = _lock_of_threads  # type: ignore[method-assign]
+            context = importlib.import_module("multiprocessing.context")
+            context.BaseContext.Lock = _lock_of_threads
 
     def close(self) -> None:
         """Install the filter over all threads: no new socket, no process, no writing."""
@@ -104,6 +105,7 @@ class Sandbox:
         self.missing = _open_ring()
         if not self.missing:
             self._install(lambda architecture: program.build(architecture, os.getpid()))
+            self._closed = not self.missing
 
     def _install(self, build: Callable[[int], bytes]) -> None:
         try:
@@ -115,9 +117,10 @@ class Sandbox:
 
     def admit_code(self) -> None:
         """Raise unless code may run here; say so when it could read more than it should."""
-        if self.missing and self._wanted:
+        if self._wanted and not self._closed:
+            why = self.missing or "it has not been closed"
             raise NoSandboxError(
-                f"The package is code, and there is no sandbox for it: {self.missing}.",
+                f"The package is code, and there is no sandbox for it: {why}.",
                 hint="Serve it on Linux, or save the model as data; on your own machine "
                 f"{FLAG} runs it as you.",
             )
@@ -129,7 +132,7 @@ class Sandbox:
             )
 
 
-def _lock_of_threads(_: BaseContext) -> Any:
+def _lock_of_threads(_context: object) -> Any:
     return threading.Lock()
 
 
