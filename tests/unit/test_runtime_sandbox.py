@@ -559,6 +559,19 @@ def test_a_package_that_never_loads_is_given_up(tmp_path: Path) -> None:
     assert log.read_text() == err.strip()
 
 
+def test_threads_that_a_model_leaves_behind_do_not_hold_a_start_that_failed(
+    tmp_path: Path,
+) -> None:
+    source = (
+        b"import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n1/0"
+    )
+    built = build(tmp_path / "p", source, "Odd")
+    server = Server(built.path, "--allow-code")
+    _, err = server.process.communicate(timeout=DEADLINE)
+    assert server.process.returncode == 3
+    assert "ZeroDivisionError" in err
+
+
 # The process that connects.
 
 DIAL = """
@@ -566,7 +579,9 @@ import asyncio, json, sys
 from pathlib import Path
 from sluice.runtime.sandbox import connector
 file, allowed, other = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-mine = connector.start(file)
+from sluice.runtime.dial import Dialler
+channel = connector.start(file)
+mine = Dialler(channel)
 
 async def dial(port):
     try:
@@ -581,7 +596,7 @@ async def main():
     said = [await dial(allowed), await dial(other)]
     file.write_text("{}")
     said.append(await dial(allowed))
-    mine._channel.send(b"nonsense")
+    channel.send(b"nonsense")
     said.append(await dial(allowed))
     print(json.dumps(said))
 

@@ -126,9 +126,7 @@ def command(**options: object) -> None:
         _run(settings, last_words)
     except SluiceError as error:
         last_words.say(error)
-        if error.reason == "LoadTimeout":
-            os._exit(EXIT_CANNOT_START)  # the thread that loads cannot be ended
-        sys.exit(EXIT_CANNOT_START)
+        os._exit(EXIT_CANNOT_START)  # not sys.exit: threads of a model could hold it for ever
 
 
 def _run(options: Options, last_words: _LastWords) -> None:
@@ -197,4 +195,5 @@ class _LastWords:
             os.ftruncate(self.descriptor, 0)
             os.pwrite(self.descriptor, line.encode()[:4096], 0)
         click.echo(line, err=True)
+        sys.stdout.flush()
         sys.stderr.flush()

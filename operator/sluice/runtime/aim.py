@@ -1,7 +1,7 @@
 """The mirror file: where the operator wants copies of requests to go.
 
-Called by ``mirror.py``, by ``mirror_sender.py`` and by the process that connects for it; pure, and
-light, so that this process need not carry numpy.
+Called by ``mirror.py``, by ``mirror_sender.py`` and by the process that connects for it, which need
+not carry numpy for that.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ipaddress
 from typing import Annotated
 
 import msgspec
+
+from sluice.runtime.watched import WatchedFile
 
 SCHEMA = 1
 MAX_FILE = 16 * 1024
@@ -52,6 +54,15 @@ def read_aim(data: bytes) -> Aim | None:
         raise ValueError(str(error)[:200]) from None
     aim.places()
     return aim
+
+
+def places_in(file: WatchedFile) -> list[Place]:
+    """Where copies may go now; nowhere, when the file is none."""
+    try:
+        aim = read_aim(file.read())
+    except (OSError, ValueError):
+        return []
+    return aim.places() if aim is not None else []
 
 
 def _place(address: str) -> Place:

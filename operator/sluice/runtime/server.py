@@ -30,6 +30,7 @@ from sluice.runtime import describe
 from sluice.runtime.batching import Batcher
 from sluice.runtime.connection import Port, Timeouts
 from sluice.runtime.counters import Counters
+from sluice.runtime.dial import Dialler
 from sluice.runtime.endpoints import AdminApp, ServingApp
 from sluice.runtime.inputs import RowReader
 from sluice.runtime.mirror_sender import MirrorFile, Sender
@@ -58,12 +59,6 @@ class StartError(SluiceError):
     """This process cannot serve; its message is the last word of the container."""
 
     reason = "StartFailed"
-
-
-class LoadTimeoutError(StartError):
-    """Loading goes on and on, on a thread that cannot be ended: the process has to go at once."""
-
-    reason = "LoadTimeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +159,8 @@ class Server:
         if options.grpc_port is not None:
             self._grpc = await _grpc(options.host, options.grpc_port, predictions, self._status)
         connector = self._sandbox.connector
-        sender = Sender(predictions.mirror, connector.connect if connector else None)
+        dial = Dialler(connector).connect if connector is not None else None
+        sender = Sender(predictions.mirror, dial)
         predictions.copies_wait = sender.wake
         sweeper = asyncio.create_task(self._sweep(predictions, sender))
         try:
@@ -176,9 +172,10 @@ class Server:
             limit = options.load_timeout
             await asyncio.wait(waited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done() and not self._stop.is_set():
-                raise LoadTimeoutError(
+                raise StartError(
                     f"The package is not loaded after {limit:g} s.",
                     hint="Look at what its code does when it is loaded, or raise --load-timeout.",
+                    reason="LoadTimeout",
                 )
             if not loading.done():
                 os._exit(0)  # told to stop while loading: a thread in a C library cannot be ended

@@ -23,7 +23,7 @@ from sluice.errors import SluiceError
 from sluice.runtime.sandbox import kernel, program
 
 if TYPE_CHECKING:
-    from sluice.runtime.sandbox.connector import Connector
+    import socket
 
 FLAG = "--dangerously-without-sandbox"
 WARNING = (
@@ -46,8 +46,8 @@ class Sandbox:
         """Why there can be no filter; empty when there is one, or will be."""
         self.unseen = unseen
         """Why files are not hidden; empty when they are."""
-        self.connector: Connector | None = None
-        """Connects for mirroring, once this process cannot."""
+        self.connector: socket.socket | None = None
+        """To ask for connections for mirroring, once this process can make none."""
         self._wanted = wanted
         self._closed = False
 
