@@ -92,11 +92,15 @@ class Sandbox:
         joblib tries one when it is imported, and each pool of threads makes one that would also
         guard processes.  There will be no processes.
         """
-        if code and not self.missing:
-            with contextlib.suppress(ImportError):
-                importlib.import_module("joblib")
-            context = importlib.import_module("multiprocessing.context")
-            context.BaseContext.Lock = _lock_of_threads
+        if self.missing:
+            return
+        if not code:  # Whatever imports it then has no use for its threads; it need not complain.
+            os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")
+            return
+        with contextlib.suppress(ImportError):
+            importlib.import_module("joblib")
+        context = importlib.import_module("multiprocessing.context")
+        context.BaseContext.Lock = _lock_of_threads
 
     def close(self) -> None:
         """Install the filter over all threads: no new socket, no process, no writing."""
