@@ -440,23 +440,30 @@ def test_onnx_runtimes_threads_run(tmp_path: Path) -> None:
     assert int(done.stdout) >= 2
 
 
+@pytest.mark.parametrize("without", [False, True])
 def test_the_gates_are_behind_the_same_walls(
+    without: bool,
     tmp_path: Path,
     home: Path,
     listener: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    source = Path(sandbox_attempts.__file__).read_bytes()
-    package = build(tmp_path / "package", source, "Odd")
+    package = build(tmp_path / "package", Path(sandbox_attempts.__file__).read_bytes(), "Odd")
     monkeypatch.setenv("ATTEMPTS_HOME", str(home))
     monkeypatch.setenv("ATTEMPTS_PORT", str(listener.getsockname()[1]))
     monkeypatch.setenv("ATTEMPTS_NUMBERS", "0")
-    latency = {"latency": {"p99": "60s", "requests": 20}}
-    result = validate(Plan(package.path, allow_code=True, gates=latency))
+    gates = {"latency": {"p99": "60s", "requests": 20}}
+    result = validate(Plan(package.path, allow_code=True, without_sandbox=without, gates=gates))
     assert result.ok, result
-    found = re.findall(r"^ATTEMPTS (.*)$", capfd.readouterr().err, re.MULTILINE)
+    err = capfd.readouterr().err
+    found = re.findall(r"^ATTEMPTS (.*)$", err, re.MULTILINE)
     reached = {name for name, error in json.loads(found[0]).items() if error is None}
+    if without:
+        shared(listener).unlink()
+        assert "WARNING: --dangerously-without-sandbox" in err
+        assert {"connect", "fork", "system", "write", "token"} <= reached
+        return
     assert reached <= (set() if has_landlock() else READS)
     assert accepted(listener) == 0
     assert sorted(p.name for p in home.iterdir()) == ["secret", "theirs"]

@@ -141,12 +141,12 @@ def _lock_of_threads(_context: object) -> Any:
 
 
 def _open_ring() -> str:
-    """Why descriptors that are open already would be a way around the filter; empty: they are none.
-
-    Without /proc nothing can be said, and nothing is.
-    """
-    folder = Path("/proc/self/fd")
-    for descriptor in folder.iterdir() if folder.is_dir() else ():
+    """Why a descriptor that is open already would be a way around the filter; empty: none is."""
+    try:
+        descriptors = list(Path("/proc/self/fd").iterdir())
+    except OSError as error:
+        return f"/proc/self/fd cannot be read ({error.strerror})"
+    for descriptor in descriptors:
         with contextlib.suppress(FileNotFoundError):
             if "io_uring" in str(descriptor.readlink()):
                 return "an io_uring is open, which no filter sees"
