@@ -93,6 +93,27 @@ def test_each_revision_is_fetched_with_the_secret_that_it_was_recorded_with() ->
     assert secrets == {"candidate": "s3-new", "stable": "s3-old"}
 
 
+@pytest.mark.parametrize(
+    ("code", "bounded", "limits"),
+    [(True, False, {"memory": "4Gi"}), (True, True, None), (False, False, None)],
+)
+def test_gates_of_code_have_a_bound_unless_one_is_said(
+    code: bool, bounded: bool, limits: dict[str, str] | None
+) -> None:
+    job = gates_job(
+        OWNER,
+        "abc",
+        image="sluice",
+        candidate=("s3://models/iris", "sha256:" + "0" * 64, None),
+        stable=None,
+        validation=Validation(),
+        allow_code=code,
+        bounded=bounded,
+    )
+    (gates,) = job["spec"]["template"]["spec"]["containers"]
+    assert gates["resources"].get("limits") == limits
+
+
 def test_pods_that_have_ended_are_not_waited_for() -> None:
     pods = {
         "old": [pod("a"), pod("evicted", phase="Failed"), pod("young", address="")],

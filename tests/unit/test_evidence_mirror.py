@@ -17,9 +17,10 @@ from sluice.evidence.counters import (
     parse_counters,
 )
 from sluice.evidence.mirror import MirrorReading, build_mirror_look
+from sluice.runtime.aim import read_aim
 from sluice.runtime.counters import Counters, Outcome
 from sluice.runtime.http import Request
-from sluice.runtime.mirror import Mirror, read_aim
+from sluice.runtime.mirror import Mirror
 
 POD = ServingPod("uid-1", "iris-rev-old-1", "old", "10.0.0.1")
 OURS: dict[str, Any] = {"to": "new", "rollout": "r1", "candidate": "new"}

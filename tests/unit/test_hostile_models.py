@@ -21,7 +21,9 @@ from tests.unit import package_support as support
 from sluice.cli import group
 from sluice.errors import PackageError, SluiceError
 from sluice.package.manifest import Input, ModelFile, Output
-from sluice.runtime.server import Options, load
+from sluice.runtime.options import Options
+from sluice.runtime.sandbox.confine import Sandbox
+from sluice.runtime.server import load
 
 REASONS = {"BareCodeFile", "UnknownFormat", "UnsafeModel", "TooLarge", "NotTrusted"}
 MEMORY = 384 * 1024**2
@@ -93,7 +95,7 @@ def test_the_runtime_and_the_gates_refuse_it_bare(
 ) -> None:
     """Also when code is allowed: a bare file says nothing that could be trusted."""
     with pytest.raises(PackageError) as refused:
-        load(Options(package=file, allow_code=True))
+        load(Options(package=file, allow_code=True), Sandbox())
     assert refused.value.reason in REASONS
     assert str(refused.value).isprintable()
     result = sluice("validate", file, "--allow-code")
@@ -119,7 +121,7 @@ def test_the_runtime_and_the_gates_refuse_it_in_a_package(
         output=Output(labels=(0, 1), positive=1),
     )
     with pytest.raises(PackageError) as refused:
-        load(Options(package=tmp_path / "p"))
+        load(Options(package=tmp_path / "p"), Sandbox())
     assert refused.value.reason in REASONS | {"ClassMismatch", "Untrusted"}
     result = sluice("validate", tmp_path / "p")
     assert result.exit_code == 3
@@ -141,11 +143,12 @@ def test_tensors_are_taken_from_the_verified_bytes_only(tmp_path: Path) -> None:
     }
     files = {"model.onnx": model, "link.bin": bytes(16)}
     write_package(tmp_path / "listed", files, **fields)
-    assert load(Options(package=tmp_path / "listed")).predictor.engine.startswith("onnxruntime")
+    loaded = load(Options(package=tmp_path / "listed"), Sandbox())
+    assert loaded.predictor.engine.startswith("onnxruntime")
     original = ModelFile(file="link.bin", format="joblib", trust_class="Code")
     write_package(tmp_path / "original", files, original=original, **fields)
     with pytest.raises(PackageError, match=r"'link\.bin', which is not listed") as refused:
-        load(Options(package=tmp_path / "original"))
+        load(Options(package=tmp_path / "original"), Sandbox())
     assert refused.value.reason == "UnsafeModel"
 
 
@@ -163,7 +166,7 @@ def test_a_link_in_the_place_of_listed_tensors_is_not_followed(tmp_path: Path) -
     (tmp_path / "p" / "w.bin").rename(tmp_path / "w.bin")
     (tmp_path / "p" / "w.bin").symlink_to(tmp_path / "w.bin")
     with pytest.raises(PackageError, match=r"w\.bin is a symbolic link"):
-        load(Options(package=tmp_path / "p"))
+        load(Options(package=tmp_path / "p"), Sandbox())
 
 
 def test_bytes_that_are_also_another_format_load_as_what_was_looked_at(tmp_path: Path) -> None:
@@ -180,7 +183,7 @@ def test_bytes_that_are_also_another_format_load_as_what_was_looked_at(tmp_path:
         output=Output(labels=(0, 1), positive=1),
     )
     with pytest.raises(PackageError, match="ORT") as refused:
-        load(Options(package=tmp_path / "p"))
+        load(Options(package=tmp_path / "p"), Sandbox())
     assert refused.value.reason == "UnknownFormat"
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -501,24 +500,22 @@ def test_the_command(v1: Path, tmp_path: Path) -> None:
 
 
 def test_told_to_stop_it_takes_the_model_along(tmp_path: Path) -> None:
-    source = f"""
-import os, time
-open({str(tmp_path / "pid")!r} + ".new", "w").write(str(os.getpid()))
-os.rename({str(tmp_path / "pid")!r} + ".new", {str(tmp_path / "pid")!r})
-time.sleep(600)
-"""
+    source = (
+        "import os, sys, time\nprint(os.getpid(), file=sys.stderr, flush=True)\ntime.sleep(600)"
+    )
     code_package(tmp_path / "p", source)
     process = subprocess.Popen(
         [sys.executable, "-m", "sluice.cli", "validate", str(tmp_path / "p"), "--allow-code"],
         env={**os.environ, "PYTHONPATH": str(OPERATOR)},
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pid").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert process.stderr is not None
+    model = process.stderr.readline().strip()
     process.terminate()
     assert process.wait(20) == 143
-    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+    process.stderr.close()
+    assert not Path("/proc", model).exists()
 
 
 def test_the_commands_output_is_safe_from_the_model(tmp_path: Path) -> None:

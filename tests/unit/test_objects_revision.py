@@ -15,13 +15,13 @@ from sluice.objects.revision import (
     services,
     settings_map,
 )
-from sluice.runtime.mirror import read_aim
+from sluice.runtime.aim import read_aim
 
 OWNER = Owner("iris", "default", "u-1")
 DIGEST = "sha256:" + "ab" * 32
 
 
-def template(**serving: Any) -> dict[str, Any]:
+def template(*, allow_code: bool = False, **serving: Any) -> dict[str, Any]:
     return pod_template(
         name="iris",
         namespace="default",
@@ -29,7 +29,7 @@ def template(**serving: Any) -> dict[str, Any]:
         uri="s3://models/iris",
         secret="s3-read",
         digest=DIGEST,
-        allow_code=False,
+        allow_code=allow_code,
         image="sluice:1",
         serving=Serving.model_validate(serving),
     )
@@ -54,6 +54,18 @@ def test_every_container_is_restricted() -> None:
         assert security["readOnlyRootFilesystem"] is True
         assert security["allowPrivilegeEscalation"] is False
         assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_code_has_a_bound_on_its_memory_whether_or_not_one_is_said() -> None:
+    (model,) = template(allow_code=True)["spec"]["containers"]
+    assert model["resources"]["limits"] == {"memory": "2Gi"}
+    assert "--allow-code" in model["args"]
+    assert not [a for a in model["args"] if a.startswith("--dangerously")]
+    said = {"limits": {"memory": "8Gi"}}
+    (model,) = template(allow_code=True, resources=said)["spec"]["containers"]
+    assert model["resources"] == said
+    (model,) = template()["spec"]["containers"]
+    assert "limits" not in model["resources"]
 
 
 def test_selectors_agree_and_leave_job_pods_out() -> None:

@@ -25,18 +25,17 @@ import runtime_support as support
 from runtime_support import AIM, DEADLINE, Built, Server, free_ports, point, serving
 
 from sluice.package.scoring import Answer
+from sluice.runtime.aim import Aim, read_aim
 from sluice.runtime.counters import Outcome
 from sluice.runtime.http import Request
 from sluice.runtime.mirror import (
     MAX_BODY,
     MAX_ROWS,
     MAX_WAITING,
-    Aim,
     CopyAnswer,
     Mirror,
     chosen,
     compare,
-    read_aim,
     render_copy_answer,
     request_id,
 )

@@ -13,7 +13,9 @@ import click
 from sluice.errors import SluiceError
 
 if TYPE_CHECKING:
-    from sluice.runtime.server import Loaded, Options
+    from sluice.runtime.options import Options
+    from sluice.runtime.sandbox.confine import Sandbox
+    from sluice.runtime.server import Loaded
 
 EXIT_CANNOT_START = 3
 
@@ -77,6 +79,19 @@ _PORT = click.IntRange(0, 65535)
     "--allow-code", is_flag=True, help="Load pickle and joblib: this runs the code inside."
 )
 @click.option(
+    "--dangerously-without-sandbox",
+    "without_sandbox",
+    is_flag=True,
+    help="Run the model's code with all that you may do yourself. Never for a file you got.",
+)
+@click.option(
+    "--load-timeout",
+    type=_Duration(),
+    default="9m",
+    show_default=True,
+    help="Give up when the package is not loaded by then.",
+)
+@click.option(
     "--max-in-flight",
     type=click.IntRange(1, 100_000),
     default=256,
@@ -103,22 +118,38 @@ def command(**options: object) -> None:
     Try it in a browser at /docs.  Exit code 3 means that serving could not start; the reason is the
     last line.
     """
-    from sluice.runtime.server import Options
+    from sluice.runtime.options import Options
 
     settings = Options(**options)  # type: ignore[arg-type]
+    last_words = _LastWords()
     try:
-        _run(settings)
+        _run(settings, last_words)
     except SluiceError as error:
-        _refuse(error)
+        last_words.say(error)
+        os._exit(EXIT_CANNOT_START)  # not sys.exit: threads of a model could hold it for ever
 
 
-def _run(options: Options) -> None:
-    from sluice.runtime.server import run
+def _run(options: Options, last_words: _LastWords) -> None:
+    from sluice.runtime.sandbox.confine import Sandbox
 
-    run(options, lambda loaded, port, admin: _greet(options, loaded, port, admin))
+    if options.without_sandbox:
+        sandbox = Sandbox.none()
+    else:
+        sandbox = Sandbox.begin(
+            _readable(options), mirror_file=options.mirror_file, kept=last_words.descriptor
+        )
+    from sluice.runtime.server import run  # numpy's threads start here, inside
+
+    run(options, sandbox, lambda *started: _greet(options, sandbox, *started))
 
 
-def _greet(options: Options, loaded: Loaded, port: int, admin_port: int) -> None:
+def _readable(options: Options) -> list[Path]:
+    """Mounted files are replaced by moving links in their folder, so that is what must be seen."""
+    watched = [options.verdict_file, options.mirror_file]
+    return [options.package, *(file.absolute().parent for file in watched if file is not None)]
+
+
+def _greet(options: Options, sandbox: Sandbox, loaded: Loaded, port: int, admin_port: int) -> None:
     from sluice.runtime.describe import curl_line, example_row
 
     manifest = loaded.package.manifest
@@ -132,17 +163,37 @@ def _greet(options: Options, loaded: Loaded, port: int, admin_port: int) -> None
     if options.grpc_port is not None:
         click.echo(f"V2 over gRPC on {host}:{options.grpc_port}")
     click.echo(curl_line(url, example_row(manifest, loaded.package)))
+    if not sandbox.missing:
+        reading = "" if sandbox.unseen else ", reads only its package and libraries"
+        click.echo(f"sandbox: no connections out, no processes, no writing{reading}")
     sys.stdout.flush()
 
 
-def _refuse(error: SluiceError) -> None:
-    """One plain line, where a person and where the operator will read it."""
-    line = " ".join(f"{error.reason}: {error}".split())
-    log = os.environ.get("SLUICE_TERMINATION_LOG")
-    if log:
-        try:
-            Path(log).write_bytes(line.encode()[:4096])
-        except OSError as problem:
-            click.echo(f"cannot write {log}: {problem.strerror}", err=True)
-    click.echo(line, err=True)
-    sys.exit(EXIT_CANNOT_START)
+class _LastWords:
+    """One plain line, where a person and where the operator will read it.
+
+    The file is opened at the start: behind the sandbox's walls it could not be any more.
+    """
+
+    def __init__(self) -> None:
+        self._path = os.environ.get("SLUICE_TERMINATION_LOG")
+        self.descriptor = -1
+        self._problem = ""
+        if self._path:
+            try:
+                self.descriptor = os.open(
+                    self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644
+                )
+            except OSError as problem:
+                self._problem = f"cannot write {self._path}: {problem.strerror}"
+
+    def say(self, error: SluiceError) -> None:
+        line = " ".join(f"{error.reason}: {error}".split())
+        if self._problem:
+            click.echo(self._problem, err=True)
+        elif self.descriptor >= 0:
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, line.encode()[:4096], 0)
+        click.echo(line, err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()

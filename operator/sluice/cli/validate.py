@@ -29,6 +29,12 @@ EXIT_NOT_LOADED = 3
     "--dataset", type=click.Path(path_type=Path), help="Parquet or CSV for the quality gate."
 )
 @click.option("--allow-code", is_flag=True, help="Load a package of class Code: it runs its code.")
+@click.option(
+    "--dangerously-without-sandbox",
+    "without_sandbox",
+    is_flag=True,
+    help="Run the model's code with all that you may do yourself. Never for a file you got.",
+)
 @click.option("--gate-timeout", callback=duration_option, help="For each gate. Default 10m.")
 @click.option(
     "--max-rows",
@@ -44,6 +50,7 @@ def command(
     gates: str,
     dataset: Path | None,
     allow_code: bool,
+    without_sandbox: bool,
     gate_timeout: float | None,
     max_rows: int,
     as_json: bool,
@@ -70,6 +77,7 @@ def command(
             gates=wanted,
             dataset=dataset or _local_dataset(wanted),
             allow_code=allow_code,
+            without_sandbox=without_sandbox,
             gate_seconds=gate_timeout or job.GATE_SECONDS,
             max_rows=max_rows,
         )

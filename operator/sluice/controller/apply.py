@@ -296,6 +296,7 @@ class Applier:
             validation=self.world.spec.validation,
             allow_code=record.package.trust_class != "Data"
             or (stable is not None and stable.package.trust_class != "Data"),
+            bounded=bool(self.world.spec.serving.resources),
         )
 
     def _source(self, record: Revision) -> tuple[str, str, str | None]:

@@ -1,7 +1,7 @@
 """Run the gates over a package, each within its time, and say what came of it.
 
 Called by ``sluice validate``: a Job in the cluster, the same command on a laptop.  The model runs
-in a process of its own (``worker``), so that one that hangs, crashes or eats the memory fails its
+in a process of its own (``confined``), so that one that hangs, crashes or eats the memory fails its
 gate instead of taking the report with it.
 """
 
@@ -43,6 +43,7 @@ class Plan:
     gates: dict[str, Any] = field(default_factory=dict)
     dataset: Path | None = None
     allow_code: bool = False
+    without_sandbox: bool = False
     gate_seconds: float = GATE_SECONDS
     max_rows: int = MAX_ROWS
 
@@ -158,7 +159,7 @@ class _Worker:
         self._read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sluice.jobs.worker", str(write)],
+                [sys.executable, "-m", "sluice.jobs.confined", str(write)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(write,),
@@ -179,6 +180,7 @@ class _Worker:
             "dataset": str(plan.dataset) if plan.dataset else None,
             "gates": {k: v for k, v in plan.gates.items() if isinstance(v, dict)},
             "allowCode": plan.allow_code,
+            "withoutSandbox": plan.without_sandbox,
             "maxRows": plan.max_rows,
             "run": self._run,
         }

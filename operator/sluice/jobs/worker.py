@@ -1,37 +1,30 @@
-"""The process that the gates run in: ``python -m sluice.jobs.worker FD``, started by ``validate``.
+"""Judge a candidate, gate by gate, and tell each result as a line of JSON.
 
-The order comes as JSON on standard input; results go as JSON lines to the descriptor FD.  Standard
-output is turned into standard error first, so that nothing a model prints can be taken for a
-result.  Whatever a model does to this process, its parent lives and says so.
+Called by ``confined``, in a process of its own behind the sandbox's walls.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import json
-import os
-import resource
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from sluice.errors import PackageError
 from sluice.jobs.gates import Bench, CannotJudgeError, GateFailedError
 from sluice.jobs.gates.bench import first_line
+from sluice.runtime.sandbox.confine import NoSandboxError, Sandbox
 
-PR_SET_PDEATHSIG = 1
 
+def run(order: dict[str, Any], results: Any, sandbox: Sandbox) -> None:
+    """Run the gates that ``order`` names; what happens goes to ``results``, a text stream."""
 
-def main() -> None:
-    order = json.load(sys.stdin)
-    results = os.fdopen(int(sys.argv[1]), "w", buffering=1, encoding="utf-8")
-    os.set_inheritable(results.fileno(), False)
-    os.dup2(2, 1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is reported, not dumped
-    _die_with_parent()
+    def admit_code() -> None:
+        try:
+            sandbox.admit_code()
+        except NoSandboxError as error:
+            raise CannotJudgeError(error.message, hint=error.hint, reason=error.reason) from error
+
     bench = Bench(
         candidate_path=Path(order["candidate"]),
         stable_path=Path(order["stable"]) if order["stable"] else None,
@@ -39,20 +32,12 @@ def main() -> None:
         gates=order["gates"],
         dataset=Path(order["dataset"]) if order["dataset"] else None,
         max_rows=order["maxRows"],
+        admit_code=admit_code,
     )
     for name in order["run"]:
         _tell(results, {"started": name})
         _tell(results, {"gate": name, **judge(bench, name)})
     _tell(results, {"done": True})
-    # Not sys.exit: threads or exit handlers that a model left behind must not hold us.
-    results.flush()
-    os._exit(0)
-
-
-def _die_with_parent() -> None:
-    """A hanging model must not outlive a parent that was killed and cannot end it any more."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def judge(bench: Bench, name: str) -> dict[str, Any]:
@@ -86,7 +71,3 @@ def _package_error(bench: Bench, error: PackageError) -> dict[str, Any]:
 def _tell(results: Any, line: dict[str, Any]) -> None:
     results.write(json.dumps(line) + "\n")
     results.flush()
-
-
-if __name__ == "__main__":
-    main()

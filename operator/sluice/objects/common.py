@@ -14,6 +14,9 @@ from sluice.api.meta import (
 )
 
 TERMINATION_LOG = "/sluice/termination-log"
+CODE_MEMORY, CODE_GATES_MEMORY = "2Gi", "4Gi"
+"""What a model of class Code may use where nobody said; its gates hold stable and rows as well."""
+
 Obj = dict[str, Any]
 
 

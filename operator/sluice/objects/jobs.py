@@ -6,7 +6,15 @@ import json
 
 from sluice.api.model import Model
 from sluice.api.validation import Validation
-from sluice.objects.common import POD_SECURITY, Obj, Owner, container, labels, metadata
+from sluice.objects.common import (
+    CODE_GATES_MEMORY,
+    POD_SECURITY,
+    Obj,
+    Owner,
+    container,
+    labels,
+    metadata,
+)
 from sluice.objects.fetching import claim_volumes, fetcher
 
 DEADLINE_SECONDS = 1800
@@ -53,8 +61,12 @@ def gates_job(
     stable: tuple[str, str, str | None] | None,
     validation: Validation,
     allow_code: bool,
+    bounded: bool = False,
 ) -> Obj:
     """Runs the gates.  ``candidate`` and ``stable`` are (uri, digest, Secret with credentials).
+
+    ``bounded``: the deployment says itself how much memory its model may use, so nothing is
+    presumed here.
 
     Model, code and data stay separate: one init container per source holds that source's
     credentials, the validating container holds none.
@@ -78,10 +90,12 @@ def gates_job(
         args += ["--dataset", f"{WORK}/data"]
     if allow_code:
         args.append("--allow-code")
+    presumed = allow_code and not bounded
     main = container(
         "gates",
         image,
         args,
+        resources={"limits": {"memory": CODE_GATES_MEMORY}} if presumed else {},
         volumeMounts=[*mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     )
     return _job(

@@ -16,7 +16,15 @@ from sluice.api.meta import (
     revision_name,
 )
 from sluice.api.serving import PodOverrides, Serving
-from sluice.objects.common import POD_SECURITY, Obj, Owner, container, labels, metadata
+from sluice.objects.common import (
+    CODE_MEMORY,
+    POD_SECURITY,
+    Obj,
+    Owner,
+    container,
+    labels,
+    metadata,
+)
 from sluice.objects.fetching import claim_volumes, fetcher
 
 VERDICT_DIR = "/sluice/verdict"
@@ -128,11 +136,6 @@ def _server(
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         *(e.model_dump(by_alias=True) for e in serving.env or []),
     ]
-    resources = (
-        serving.resources.model_dump(by_alias=True, exclude_none=True)
-        if serving.resources
-        else {"requests": {"cpu": "100m", "memory": "128Mi"}}
-    )
     return container(
         "model",
         image,
@@ -142,13 +145,20 @@ def _server(
             {"name": "http", "containerPort": PORT_SERVING},
             {"name": "admin", "containerPort": PORT_ADMIN},
         ],
-        resources=resources,
+        resources=_resources(serving, allow_code),
         volumeMounts=mounts,
         startupProbe=_probe("/startupz", period=1, failures=600),
         readinessProbe=_probe("/readyz", period=2, failures=2),
         livenessProbe=_probe("/livez", period=10, failures=3),
         lifecycle={"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
     )
+
+
+def _resources(serving: Serving, code: bool) -> Obj:
+    if serving.resources:
+        return serving.resources.model_dump(by_alias=True, exclude_none=True)
+    requests: Obj = {"requests": {"cpu": "100m", "memory": "128Mi"}}
+    return {**requests, "limits": {"memory": CODE_MEMORY}} if code else requests
 
 
 def _probe(path: str, *, period: int, failures: int) -> Obj:

@@ -37,6 +37,8 @@ MAX_PACKAGE_BYTES = 4 * 1024**3
 """Default bound on a package's size."""
 
 _CHUNK = 1024 * 1024
+_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+"""To walk through a folder, which need not be readable itself."""
 T = TypeVar("T")
 
 
@@ -266,9 +268,9 @@ def _opened(root: Path, relative: str, *, follow_first: bool = False) -> Iterato
     flags = os.O_RDONLY | os.O_CLOEXEC | (0 if follow_first else os.O_NOFOLLOW)
     opened: list[int] = []
     try:
-        opened.append(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        opened.append(os.open(root, _FOLDER))
         for part in parts[:-1]:
-            opened.append(os.open(part, flags | os.O_DIRECTORY, dir_fd=opened[-1]))
+            opened.append(os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
         fd = os.open(parts[-1], flags | os.O_NONBLOCK, dir_fd=opened[-1])
     except OSError as error:
         _cannot_open(relative, error)

@@ -10,21 +10,20 @@ copies and ``MAX_BYTES`` of bodies wait; what does not fit is dropped and counte
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from sluice.package.scoring import Answer
+from sluice.runtime.aim import Aim, Place
 from sluice.runtime.counters import Outcome
 from sluice.runtime.http import Request
 
-SCHEMA = 1
 HEADER_MIRROR = b"x-sluice-mirror"
 """Marks a copy, with the id of the request that it is a copy of."""
 
@@ -39,54 +38,6 @@ MAX_ROWS = 64
 MAX_ID = 128
 
 _FORWARDED = (b"content-type", b"content-encoding", b"inference-header-content-length")
-
-_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
-_Address = Annotated[str, msgspec.Meta(max_length=64)]
-
-
-class Aim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Where copies go, as the operator writes it into the mounted file.
-
-    ``addresses``: ``host:port`` by number, asked in turn.  ``percent`` of requests are copied.
-    ``tolerance``: relative difference from which two values of a regression disagree.  ``timeout``:
-    seconds after which a copy has failed.  ``id`` is the rollout's: counts begin anew with it.
-    """
-
-    schema: Annotated[int, msgspec.Meta(ge=SCHEMA, le=SCHEMA)]
-    id: _Text
-    revision: _Text
-    addresses: Annotated[list[_Address], msgspec.Meta(min_length=1, max_length=64)]
-    percent: Annotated[int, msgspec.Meta(ge=1, le=100)]
-    tolerance: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 0.01
-    timeout: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 3.0
-
-    def places(self) -> list[tuple[str, int]]:
-        """(host, port) of every address."""
-        return [_place(address) for address in self.addresses]
-
-
-def read_aim(data: bytes) -> Aim | None:
-    """The aim in the file's bytes; None when it is empty.  ValueError says what is wrong."""
-    if not data.strip() or data.strip() == b"{}":
-        return None
-    try:
-        aim = msgspec.json.decode(data, type=Aim)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(str(error)[:200]) from None
-    aim.places()
-    return aim
-
-
-def _place(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-        number = int(port)
-    except ValueError:
-        raise ValueError(f"expected an address such as 10.0.0.7:80, got {address!r}") from None
-    if not 0 < number < 65536:
-        raise ValueError(f"{address!r} has no port between 1 and 65535")
-    return host.strip("[]"), number
 
 
 class CopyAnswer(msgspec.Struct):
@@ -217,7 +168,7 @@ class Mirror:
     """(rollout, revision) that the tally is about."""
     problem: str = ""
     """Why the file cannot be followed; empty when it can."""
-    places: list[tuple[str, int]] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     """(host, port) that copies go to."""
     _queue: deque[Copy] = field(default_factory=deque)
     _bytes: int = 0

@@ -8,23 +8,40 @@ not fit are dropped, and an address that does not answer is left alone for a sec
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
 
 import httptools
 
-from sluice.runtime.mirror import Copy, Mirror, read_aim
+from sluice.runtime.aim import MAX_FILE, Place, read_aim
+from sluice.runtime.mirror import Copy, Mirror
+from sluice.runtime.sandbox.connector import CONNECT_SECONDS
 from sluice.runtime.watched import WatchedFile
 
 CONNECTIONS = 8
-CONNECT_SECONDS = 1.0
 PAUSE_SECONDS = 1.0
 """After a connection that failed; meanwhile the queue fills and what comes is dropped."""
 
-MAX_FILE = 16 * 1024
 MAX_ANSWER = 1024 * 1024
+
+Dial = Callable[[Place], Awaitable[socket.socket]]
+"""Connects; raises OSError."""
+
+
+async def _dial(place: Place) -> socket.socket:
+    """From this very process, where nothing keeps it in."""
+    sock = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class MirrorFile:
@@ -67,8 +84,9 @@ class MirrorFile:
 class Sender:
     """Sends what waits in a :class:`Mirror`, on at most ``CONNECTIONS`` connections."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, dial: Dial | None = None) -> None:
         self._mirror = mirror
+        self._dial = dial or _dial
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -117,18 +135,19 @@ class Sender:
         if room > 0 and mirror.queued and time.monotonic() >= self._paused_until:
             self._connect(mirror.places)
 
-    def _connect(self, places: list[tuple[str, int]]) -> None:
+    def _connect(self, places: list[Place]) -> None:
         self._turn += 1
         place = places[self._turn % len(places)]
         task = asyncio.get_running_loop().create_task(self._connected(place))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _connected(self, place: tuple[str, int]) -> None:
+    async def _connected(self, place: Place) -> None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await loop.create_connection(lambda: _Connection(self, place), *place)
+                sock = await self._dial(place)
+            await loop.create_connection(lambda: _Connection(self, place), sock=sock)
         except (OSError, TimeoutError):
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             copy = self._mirror.take()
@@ -160,7 +179,7 @@ class Sender:
 class _Connection(asyncio.Protocol):
     """One connection: at most one copy is on its way on it."""
 
-    def __init__(self, sender: Sender, place: tuple[str, int]) -> None:
+    def __init__(self, sender: Sender, place: Place) -> None:
         self.place = place
         self._sender = sender
         self._transport: asyncio.Transport | None = None

@@ -1,7 +1,8 @@
 """The process of ``sluice serve``: sockets, loading, signals, drain.
 
 Called by ``cli/serve.py``; calls everything else in this room.  Order of events: listen, so that
-liveness answers at once; verify and load on a thread; answer the golden examples; be ready.
+liveness answers at once; close the sandbox; verify and load on a thread; answer the golden
+examples; be ready.
 SIGTERM drains in two parts: first ``/readyz`` says 503 while requests are still answered, until
 those who route have noticed and none comes any more; then the listeners close, what is in flight is
 finished and the process exits 0.  Nothing is ever written to the disk but the termination message.
@@ -18,24 +19,28 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluice.errors import SluiceError
 from sluice.package.load import Package, open_package
+from sluice.package.trust import requires_trust
 from sluice.runtime import describe
 from sluice.runtime.batching import Batcher
 from sluice.runtime.connection import Port, Timeouts
 from sluice.runtime.counters import Counters
+from sluice.runtime.dial import Dialler
 from sluice.runtime.endpoints import AdminApp, ServingApp
 from sluice.runtime.inputs import RowReader
 from sluice.runtime.mirror_sender import MirrorFile, Sender
+from sluice.runtime.options import Options
 from sluice.runtime.predictions import Predictions
 from sluice.runtime.predictor import Predictor, WarmUp, check_golden, load_predictor, warm_up
 from sluice.runtime.protocols.predict import PredictProtocol
 from sluice.runtime.protocols.v1 import V1Protocol
 from sluice.runtime.protocols.v2 import V2Protocol
+from sluice.runtime.sandbox.confine import Sandbox
 from sluice.runtime.served import Model, Settings, Status
 from sluice.runtime.verdict import VerdictFile
 
@@ -57,33 +62,6 @@ class StartError(SluiceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """The command line of ``sluice serve``."""
-
-    package: Path
-    host: str = "127.0.0.1"
-    port: int = 8080
-    admin_port: int = 9090
-    grpc_port: int | None = None
-    digest: str | None = None
-    revision: str | None = None
-    deployment: str | None = None
-    namespace: str | None = None
-    timeout: float = 2.0
-    verdict_file: Path | None = None
-    mirror_file: Path | None = None
-    allow_code: bool = False
-    max_in_flight: int = 256
-    read_timeout: float = 10.0
-    drain: float = 10.0
-    """Longest first part of a drain."""
-    quiet: float = 1.5
-    """Seconds without a request that end the first part."""
-    grace: float = 25.0
-    """All of a drain; below Kubernetes' 30 s."""
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """What loading gave."""
 
@@ -92,9 +70,11 @@ class Loaded:
     warm: WarmUp | None
 
 
-def load(options: Options) -> Loaded:
+def load(options: Options, sandbox: Sandbox) -> Loaded:
     """Verify, load and try the package; raises SluiceError with the reason."""
     package = open_package(options.package, options.digest)
+    if options.allow_code and requires_trust(package.manifest):
+        sandbox.admit_code()
     predictor = load_predictor(package, allow_code=options.allow_code, namespace=options.namespace)
     mismatch = check_golden(predictor, package)
     if mismatch is not None:
@@ -107,6 +87,13 @@ def load(options: Options) -> Loaded:
     return Loaded(package, predictor, _warm_up(predictor, package))
 
 
+def load_behind_walls(options: Options, sandbox: Sandbox) -> Loaded:
+    """Close the sandbox and load.  All sockets are open by now."""
+    sandbox.prepare_libraries(code=options.allow_code)
+    sandbox.close()
+    return load(options, sandbox)
+
+
 def _warm_up(predictor: Predictor, package: Package) -> WarmUp | None:
     """Time the golden rows; without any, a made-up row, which the model need not like."""
     golden = [example.row for example in package.golden()]
@@ -117,10 +104,10 @@ def _warm_up(predictor: Predictor, package: Package) -> WarmUp | None:
     return None
 
 
-def run(options: Options, started: Callable[[Loaded, int, int], None]) -> None:
+def run(options: Options, sandbox: Sandbox, started: Callable[[Loaded, int, int], None]) -> None:
     """Serve until a signal; raises SluiceError when serving cannot start.
 
-    ``started`` is told the ports once the process is loaded.
+    ``sandbox`` has begun.  ``started`` is told the ports once the process is loaded.
     """
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
@@ -128,14 +115,15 @@ def run(options: Options, started: Callable[[Loaded, int, int], None]) -> None:
 
         loop_factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(Server(options).run(started))
+        runner.run(Server(options, sandbox).run(started))
 
 
 class Server:
     """One process."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, sandbox: Sandbox) -> None:
         self._options = options
+        self._sandbox = sandbox
         self._status = Status()
         if options.verdict_file is not None:
             self._status.verdict_missing = VerdictFile(options.verdict_file).missing
@@ -170,16 +158,28 @@ class Server:
             self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
         if options.grpc_port is not None:
             self._grpc = await _grpc(options.host, options.grpc_port, predictions, self._status)
-        sender = Sender(predictions.mirror)
+        connector = self._sandbox.connector
+        dial = Dialler(connector).connect if connector is not None else None
+        sender = Sender(predictions.mirror, dial)
         predictions.copies_wait = sender.wake
         sweeper = asyncio.create_task(self._sweep(predictions, sender))
         try:
-            loading = loop.run_in_executor(None, load, options)
+            # A pool of its own: the loop waits for the threads of its default one when it ends.
+            pool = ThreadPoolExecutor(1)
+            loading = loop.run_in_executor(pool, load_behind_walls, options, self._sandbox)
             stopped = asyncio.create_task(self._stop.wait())
             waited: list[asyncio.Future[Any]] = [loading, stopped]
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            limit = options.load_timeout
+            await asyncio.wait(waited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if not loading.done() and not self._stop.is_set():
+                raise StartError(
+                    f"The package is not loaded after {limit:g} s.",
+                    hint="Look at what its code does when it is loaded, or raise --load-timeout.",
+                    reason="LoadTimeout",
+                )
             if not loading.done():
                 os._exit(0)  # told to stop while loading: a thread in a C library cannot be ended
+            pool.shutdown()
             loaded = self._begin(loading, predictions)
             started(loaded, *(sock.getsockname()[1] for sock in sockets))
             await stopped

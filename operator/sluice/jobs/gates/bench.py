@@ -5,6 +5,7 @@ Called by every gate.  Models are loaded when first asked for, by the code that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sluice.errors import PackageError, SluiceError
 from sluice.package.load import Package, open_package
 from sluice.package.manifest import Input, Manifest
 from sluice.package.scoring import Answer
+from sluice.package.trust import requires_trust
 from sluice.runtime.predictor import Predictor, load_predictor
 
 Row = dict[str, Any]
@@ -40,6 +42,8 @@ class Bench:
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)
     dataset: Path | None = None
     max_rows: int = 100_000
+    admit_code: Callable[[], None] = lambda: None
+    """Raises CannotJudgeError where code must not run, whoever allowed it."""
     _candidate: Package | None = None
     _predictor: Predictor | None = None
     _stable: Package | None = None
@@ -61,6 +65,7 @@ class Bench:
     def predictor(self) -> Predictor:
         """The candidate's model, loaded."""
         if self._predictor is None:
+            self._admit(self.manifest)
             self._predictor = load_predictor(self.candidate, allow_code=self.allow_code)
         return self._predictor
 
@@ -97,8 +102,13 @@ class Bench:
         if self._stable_predictor is None:
             stable = self.stable
             assert stable is not None, "asked for stable where there is none"
+            self._admit(stable.manifest)
             self._stable_predictor = _load_stable(stable, self.allow_code)
         return self._stable_predictor
+
+    def _admit(self, manifest: Manifest) -> None:
+        if self.allow_code and requires_trust(manifest):
+            self.admit_code()
 
     def rows(self) -> list[Row]:
         """Golden rows, or one made up from the schema when the package has none."""
