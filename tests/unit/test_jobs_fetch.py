@@ -493,7 +493,7 @@ def test_the_command_reports_as_the_operator_reads_it(package: Path, tmp_path: P
     ("uri", "code", "reason"),
     [
         ("/nowhere/at/all", 3, "Missing"),
-        ("gs://bucket/x", 3, "UnsupportedScheme"),
+        ("ftp://host/x", 3, "UnsupportedScheme"),
     ],
 )
 def test_the_commands_exit_codes(uri: str, code: int, reason: str, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def fetch(
     if address.name == MANIFEST_NAME:
         address = address.parent()
     wanted = _wanted(address, digest)
-    mutable = wanted is None
+    mutable = digest is None and not address.immutable
     if wanted is not None and (size := place.already_there(to, wanted)) is not None:
         progress(f"{to} already holds {wanted}.")
         return Fetched(to, wanted, size, mutable)
@@ -216,7 +216,7 @@ class _Fetch:
             raise _corrupt(self._address, entry)
 
     async def _bare(self, source: Source, no_package: SourceError) -> str:
-        name = self._address.name
+        name = await _name(source, no_package)
         if not name or name.startswith("."):
             raise no_package
         (self._stage / MANIFEST_NAME).unlink(missing_ok=True)
@@ -236,6 +236,13 @@ class _Fetch:
             raise _mismatch(self._address, self._wanted, done.digest)
         self.size = done.size
         return done.digest
+
+
+async def _name(source: Source, no_package: SourceError) -> str:
+    try:
+        return await source.file_name()
+    except SourceError as error:
+        raise (error if error.reason == "Missing" else no_package) from error
 
 
 async def _copy(
