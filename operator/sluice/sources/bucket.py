@@ -218,5 +218,6 @@ _HOST = re.compile(r"\b(https?://[^/\s\"?@]+)")
 
 
 def _where(kind: Store, text: str) -> str:
-    found = _HOST.search(text)
+    # A signed address is left out of the text: then what was configured tells more than nothing.
+    found = _HOST.search(text) or _HOST.search(kind.endpoint(os.environ))
     return found.group(1) if found else f"the {kind.name} server"

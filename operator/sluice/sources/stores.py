@@ -99,6 +99,9 @@ def _gcs(bucket: str, environ: Environ, options: ClientConfig) -> ObjectStore:
         logged_in or _machine_identity(environ) or any(environ.get(n) for n in _GCS_CREDENTIALS)
     ):
         config["skip_signature"] = True
+        # Writing asks for a token even so (object_store 0.12), at the machine's metadata server
+        # when there is no other: this one is refused by whoever wants one.
+        config["bearer_token"] = "anonymous"  # noqa: S105
     return GCSStore(bucket, config=config, client_options=options, retry_config=_NO_RETRIES)
 
 
