@@ -295,7 +295,8 @@ def test_a_manifest_that_lies_about_the_class(tmp_path: Path) -> None:
 
 def test_missing(tmp_path: Path) -> None:
     error = refused(f"file://{tmp_path}/nope", tmp_path / "got", SourceError)
-    assert error.reason == "Missing" and "neither sluice.json below it nor a file" in error.message
+    assert error.reason == "Missing"
+    assert "neither sluice.json nor MLmodel below it, nor a file" in error.message
     (tmp_path / "empty").mkdir()
     assert refused(f"file://{tmp_path}/empty", tmp_path / "got").reason == "Missing"
 

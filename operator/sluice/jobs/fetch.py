@@ -11,7 +11,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sluice.errors import PackageError, SluiceError, SourceError
@@ -25,6 +25,7 @@ from sluice.package.manifest import (
     Manifest,
     decode,
 )
+from sluice.package.mlflow_model import MAX_MLMODEL_BYTES, MLMODEL_NAME, model_file
 from sluice.sources import (
     Address,
     Budget,
@@ -38,6 +39,7 @@ from sluice.sources.base import SELF
 from sluice.sources.transfer import human, silent
 
 MAX_IMPORTS = 20
+_NOT_THERE = ("Missing", "AccessDenied", "Unreachable")
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class _Fetch:
         except SourceError as error:
             # Not only Missing: an object store that may not be listed says 403 for what is not
             # there, and a signed address of one file is refused with anything appended to it.
-            if error.retryable or error.reason not in ("Missing", "AccessDenied", "Unreachable"):
+            if error.retryable or error.reason not in _NOT_THERE:
                 raise
             return await self._bare(source, error)
 
@@ -216,26 +218,37 @@ class _Fetch:
             raise _corrupt(self._address, entry)
 
     async def _bare(self, source: Source, no_package: SourceError) -> str:
-        name = await _name(source, no_package)
+        (self._stage / MANIFEST_NAME).unlink(missing_ok=True)
+        inside = await self._mlflow_file(source)
+        name = PurePosixPath(inside).name or await _name(source, no_package)
         if not name or name.startswith("."):
             raise no_package
-        (self._stage / MANIFEST_NAME).unlink(missing_ok=True)
         target = self._stage / Path(name).name
         try:
-            done = await self._copy(source, SELF, target, Budget(self._limits.max_bytes))
+            done = await self._copy(source, inside, target, Budget(self._limits.max_bytes))
         except SourceError as error:
             if error.reason != "Missing" or no_package.reason != "Missing":
                 raise (error if error.reason != "Missing" else no_package) from error
-            raise SourceError(
-                f"There is no package at {self._address.shown}: neither {MANIFEST_NAME} below it "
-                "nor a file.",
-                hint="Check the address; `sluice push` prints the one it wrote.",
-                reason="Missing",
-            ) from error
+            raise _nothing(self._address, inside) from error
         if self._wanted is not None and done.digest != self._wanted:
             raise _mismatch(self._address, self._wanted, done.digest)
         self.size = done.size
         return done.digest
+
+    async def _mlflow_file(self, source: Source) -> str:
+        """The model of an MLflow directory; ``SELF`` when the address is no such directory."""
+        listing = self._stage / MLMODEL_NAME
+        try:
+            await self._copy(source, MLMODEL_NAME, listing, Budget(MAX_MLMODEL_BYTES))
+            found = model_file(listing.read_bytes())
+        except SourceError as error:
+            if error.retryable or error.reason not in _NOT_THERE:
+                raise
+            return SELF
+        finally:
+            listing.unlink(missing_ok=True)
+        self._progress(f"{self._address.shown} is an MLflow model: {found}")
+        return found
 
 
 async def _name(source: Source, no_package: SourceError) -> str:
@@ -294,6 +307,21 @@ def _wanted(address: Address, digest: str | None) -> str | None:
             reason="DigestMismatch",
         )
     return digest or named
+
+
+def _nothing(address: Address, inside: str) -> SourceError:
+    if inside:
+        return SourceError(
+            f"{MLMODEL_NAME} at {address.shown} names {inside}, which is not there.",
+            hint="The model was not logged whole: log it again with MLflow.",
+            reason="Missing",
+        )
+    return SourceError(
+        f"There is no package at {address.shown}: neither {MANIFEST_NAME} nor {MLMODEL_NAME} below "
+        "it, nor a file.",
+        hint="Check the address; `sluice push` prints the one it wrote.",
+        reason="Missing",
+    )
 
 
 def _incomplete(address: Address, entry: FileEntry, error: SourceError) -> SluiceError:

@@ -24,6 +24,14 @@ def open_source(address: Address) -> Source:
         from sluice.sources.oci import OciSource
 
         return OciSource(address)
+    if address.scheme == "hf":
+        from sluice.sources.hf import HubSource
+
+        return HubSource(address)
+    if address.scheme == "mlflow":
+        from sluice.sources.mlflow import MlflowSource
+
+        return MlflowSource(address, open_source)
     from sluice.sources.web import WebSource
 
     return WebSource(address)

@@ -12,7 +12,7 @@ from sluice.sources.base import SELF, Reader
 from sluice.sources.http_client import CONNECT_SECONDS, IDLE_SECONDS, HttpClient
 
 
-def authorization(environ: Mapping[str, str]) -> str | None:
+def from_environment(environ: Mapping[str, str]) -> str | None:
     """The Authorization header that the environment asks for."""
     if token := environ.get("SLUICE_HTTP_TOKEN"):
         return f"Bearer {token.strip()}"
@@ -35,11 +35,14 @@ class WebSource:
         address: Address,
         *,
         environ: Mapping[str, str] | None = None,
+        authorization: str | None = None,
         connect_seconds: float = CONNECT_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.address = address
-        self._authorization = authorization(os.environ if environ is None else environ)
+        self._authorization = authorization or from_environment(
+            os.environ if environ is None else environ
+        )
         self._http = HttpClient(connect_seconds=connect_seconds, idle_seconds=idle_seconds)
 
     @asynccontextmanager
