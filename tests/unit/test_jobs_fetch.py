@@ -18,9 +18,12 @@ from tests.tools.packages import code_package, linear_package
 from tests.tools.s3server import S3Server, s3_server
 from tests.tools.webserver import Handler, Request, files, self_signed, web_server
 
+from sluice.cli.push import _notes
 from sluice.errors import PackageError, SluiceError, SourceError
 from sluice.jobs.fetch import Fetched, Limits, fetch, fetch_file, resolve
 from sluice.jobs.push import push
+from sluice.sources import parse
+from sluice.sources.transfer import _Meter
 
 OPERATOR = Path(__file__).parents[2] / "operator"
 QUICK = Limits(attempts=2, first_wait=0.01)
@@ -567,3 +570,43 @@ def test_usage(tmp_path: Path) -> None:
     assert ran.returncode == 2 and "64 hex digits" in ran.stderr
     ran = sluice("fetch", "x", "--to", str(tmp_path / "t"), "--timeout", "7d")
     assert ran.returncode == 2 and "not a duration" in ran.stderr
+
+
+def test_a_large_package_gets_more_time_unless_a_limit_was_given(
+    package: Path, tmp_path: Path
+) -> None:
+    def slow(request: Request) -> None:
+        if not request.path.endswith("sluice.json"):
+            threading.Event().wait(0.4)
+        files(package)(request)
+
+    with web_server(slow) as server:
+        patient = Limits(attempts=1, seconds=0.7, slowest=10.0)
+        assert fetch(f"{server.url}/", tmp_path / "1", limits=patient).size > 10
+        strict = Limits(attempts=1, seconds=0.7, slowest=float("inf"))
+        error = refused(f"{server.url}/", tmp_path / "2", SourceError, limits=strict)
+    assert error.reason == "Timeout" and "--timeout" in error.hint
+
+
+def test_a_line_of_progress() -> None:
+    meter = _Meter(parse("s3://b/model.onnx"), 4 * 1024**3, print, begun_at=1024**3)
+    assert meter.line(2 * 1024**3, 10.0) == (
+        "model.onnx: 2.0 GiB of 4.0 GiB, 102.4 MiB/s, 20 s to go"
+    )
+    unknown = _Meter(parse("s3://b/model.onnx"), None, print)
+    assert unknown.line(1024, 0.0) == "model.onnx: 1.0 KiB, 1000.0 KiB/s"
+    assert _Meter(parse("s3://b/m"), 9, print).line(0, 5.0) == "m: 0 B of 9 B, 0 B/s"
+
+
+@pytest.mark.parametrize(("shelf", "words"), [("/tmp/x", "may be gone"), ("/srv/x", "each pod")])
+def test_what_push_says_of_a_directory(shelf: str, words: str) -> None:
+    said = "\n".join(_notes(f"file://{shelf}/sha256-9f"))
+    assert words in said and "together with `uri`" in said
+
+
+def test_the_push_command(package: Path, tmp_path: Path) -> None:
+    ran = sluice("push", str(package), str(tmp_path / "shelf"))
+    assert ran.returncode == 0, ran.stderr
+    assert "digest: sha256:" in ran.stdout and "DigestMismatch" in ran.stdout
+    refusal = sluice("push", str(package), "hf://acme/iris/x")
+    assert refusal.returncode != 0 and "oci://REGISTRY" in refusal.stderr

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,6 +39,8 @@ from sluice.sources import (
 from sluice.sources.base import SELF
 from sluice.sources.transfer import human, silent
 
+_Work = Callable[[Source, asyncio.Timeout], Awaitable[Any]]
+
 MAX_IMPORTS = 20
 _NOT_THERE = ("Missing", "AccessDenied", "Unreachable")
 
@@ -48,6 +51,9 @@ class Limits:
 
     max_bytes: int = 5 * 1024**3
     seconds: float = 1800.0
+    slowest: float = 2 * 1024**2
+    """Bytes a second that are still waited for: a package that needs longer than ``seconds`` at
+    this rate gets the time that it needs.  Infinity: never longer."""
     attempts: int = 5
     first_wait: float = 0.5
     """Seconds before the second try; doubled for each one after."""
@@ -89,7 +95,7 @@ def fetch(
         stage = Path(scratch) / "package"
         stage.mkdir()
         work = _Fetch(address, stage, wanted, limits, progress)
-        found = _run(work.run, address, limits.seconds)
+        found = _run(work.run, address, limits)
         place.publish(stage, to)
     progress(f"{human(work.size)} in {to}, {found}.")
     return Fetched(to, found, work.size, mutable)
@@ -108,11 +114,11 @@ def fetch_file(
     with place.staging(to.parent) as scratch:
         staged = Path(scratch) / "file"
 
-        async def one(source: Source) -> Transferred:
+        async def one(source: Source, _deadline: asyncio.Timeout) -> Transferred:
             budget = Budget(limits.max_bytes)
             return await _copy(source, SELF, staged, budget, limits, progress)
 
-        done = _run(one, address, limits.seconds)
+        done = _run(one, address, limits)
         if digest is not None and done.digest != digest:
             raise _mismatch(address, digest, done.digest)
         try:
@@ -152,11 +158,11 @@ class _Fetch:
         self._limits, self._progress = limits, progress
         self.size = 0
 
-    async def run(self, source: Source) -> str:
+    async def run(self, source: Source, deadline: asyncio.Timeout) -> str:
         """Fill the stage; the digest of what came."""
         self._progress(f"Fetching {self._address.shown}")
         try:
-            return await self._package(source)
+            return await self._package(source, deadline)
         except SourceError as error:
             # Not only Missing: an object store that may not be listed says 403 for what is not
             # there, and a signed address of one file is refused with anything appended to it.
@@ -164,13 +170,15 @@ class _Fetch:
                 raise
             return await self._bare(source, error)
 
-    async def _package(self, source: Source) -> str:
+    async def _package(self, source: Source, deadline: asyncio.Timeout) -> str:
         target = self._stage / MANIFEST_NAME
         head = Budget(min(MAX_MANIFEST_BYTES, self._limits.max_bytes))
         done = await self._copy(source, MANIFEST_NAME, target, head)
         manifest = self._checked(target.read_bytes(), done.digest)
         total = done.size + sum(entry.size for entry in manifest.files)
         self._fits(total)
+        if (needed := total / self._limits.slowest) > self._limits.seconds:
+            deadline.reschedule(asyncio.get_running_loop().time() + needed)
         for entry in manifest.files:
             try:
                 await self._file(source, entry)
@@ -277,17 +285,18 @@ async def _copy(
     )
 
 
-def _run(work: Callable[[Source], Any], address: Address, timeout: float) -> Any:
+def _run(work: _Work, address: Address, limits: Limits) -> Any:
     """Run the coroutine that ``work`` makes of an open source, within the time limit."""
 
     async def bounded() -> Any:
         source = open_source(address)
+        started = time.monotonic()
         try:
-            async with asyncio.timeout(timeout):
-                return await work(source)
+            async with asyncio.timeout(limits.seconds) as deadline:
+                return await work(source, deadline)
         except TimeoutError as error:
             raise SourceError(
-                f"Fetching {address.shown} took longer than {timeout:.0f} s.",
+                f"Fetching {address.shown} was not done after {time.monotonic() - started:.0f} s.",
                 hint="It is tried again; raise --timeout for a large package on a slow link.",
                 reason="Timeout",
                 retryable=True,
@@ -303,7 +312,7 @@ def _wanted(address: Address, digest: str | None) -> str | None:
     if digest is not None and named is not None and digest != named:
         raise PackageError(
             f"The address {address.shown} names {named}, but the digest asked for is {digest}.",
-            hint="Correct one of the two.",
+            hint="Change uri and digest together, or leave digest out: the address pins the bytes.",
             reason="DigestMismatch",
         )
     return digest or named
@@ -349,6 +358,7 @@ def _corrupt(address: Address, entry: FileEntry) -> PackageError:
 def _mismatch(address: Address, wanted: str, found: str) -> PackageError:
     return PackageError(
         f"What lies at {address.shown} has digest {found}, not {wanted}.",
-        hint="Something else was published there: set the digest you mean, or publish again.",
+        hint="Something else was published there, or only one of uri and digest was changed: set "
+        "the digest that you mean, or leave it out.",
         reason="DigestMismatch",
     )

@@ -7,9 +7,11 @@ import json
 from sluice.api.model import Model
 from sluice.api.validation import Validation
 from sluice.objects.common import POD_SECURITY, Obj, Owner, container, labels, metadata
-from sluice.objects.fetching import claim_volumes, fetcher
+from sluice.objects.fetching import claim_volumes, fetch_seconds, fetcher
 
 DEADLINE_SECONDS = 1800
+RESOLVE_SECONDS = DEADLINE_SECONDS + fetch_seconds(5 * 1024**3)
+"""Nobody knows yet how large the package is: the largest that `sluice fetch` takes."""
 KEEP_SECONDS = 3600
 WORK = "/sluice/work"
 
@@ -41,6 +43,7 @@ def resolve_job(owner: Owner, source: str, model: Model, image: str) -> Obj:
         [],
         fetch,
         claim_volumes(model.uri),
+        RESOLVE_SECONDS,
     )
 
 
@@ -53,8 +56,10 @@ def gates_job(
     stable: tuple[str, str, str | None] | None,
     validation: Validation,
     allow_code: bool,
+    size: int = 0,
 ) -> Obj:
-    """Runs the gates.  ``candidate`` and ``stable`` are (uri, digest, Secret with credentials).
+    """Runs the gates.  ``candidate`` and ``stable`` are (uri, digest, Secret with credentials),
+    ``size`` is that of both packages in bytes.
 
     Model, code and data stay separate: one init container per source holds that source's
     credentials, the validating container holds none.
@@ -92,6 +97,7 @@ def gates_job(
         inits,
         main,
         claim_volumes(*uris),
+        DEADLINE_SECONDS + fetch_seconds(size),
     )
 
 
@@ -125,6 +131,7 @@ def _job(
     inits: list[Obj],
     main: Obj,
     volumes: list[Obj],
+    deadline: int,
 ) -> Obj:
     return {
         "apiVersion": "batch/v1",
@@ -132,7 +139,7 @@ def _job(
         "metadata": metadata(owner, name, component, revision),
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            "activeDeadlineSeconds": deadline,
             "ttlSecondsAfterFinished": KEEP_SECONDS,
             "template": {
                 "metadata": {
