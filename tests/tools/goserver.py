@@ -1,7 +1,7 @@
 """Real servers for the tests, built with Go from a pinned module and run on a free port.
 
-Called by ``s3server``, ``registryserver`` and ``gcsserver``.  A program is built once for its
-``go.mod`` into ``~/.cache/sluice/bin``.
+Called by ``s3server``, ``registryserver``, ``gcsserver`` and ``tests.sources_peers``.  A program is
+built once for its ``go.mod`` into ``~/.cache/sluice/bin``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ def build(module: Path, package: str) -> Path:
 
 @contextlib.contextmanager
 def running(
-    argv: list[str], *, host: str, port: int, home: Path, environ: Mapping[str, str] | None = None
+    argv: list[str],
+    *,
+    host: str,
+    port: int,
+    home: Path,
+    environ: Mapping[str, str] | None = None,
+    seconds: float = 20.0,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends; it answers on ``host``:``port`` when the block begins."""
     log = home / f"server-{port}.log"
@@ -56,7 +62,7 @@ def running(
             argv, env={**os.environ, **(environ or {})}, stdout=output, stderr=output, cwd=home
         )
     try:
-        _wait(process, host, port, log)
+        _wait(process, host, port, log, seconds)
         yield process
     finally:
         process.terminate()
@@ -91,8 +97,10 @@ def _version(module: Path, package: str) -> str:
     raise RuntimeError(f"{module}/go.mod does not require the module of {package}")
 
 
-def _wait(process: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
-    deadline = time.monotonic() + 20
+def _wait(
+    process: subprocess.Popen[bytes], host: str, port: int, log: Path, seconds: float
+) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"The server ended with {process.returncode}: {log.read_text()}")
@@ -100,4 +108,4 @@ def _wait(process: subprocess.Popen[bytes], host: str, port: int, log: Path) -> 
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
-    raise RuntimeError(f"The server did not listen within 20 s: {log.read_text()}")
+    raise RuntimeError(f"The server did not listen within {seconds:g} s: {log.read_text()}")

@@ -1,4 +1,4 @@
-"""Azure Blob Storage: settings and errors.  A whole journey, with Azurite: `make source-peers`."""
+"""Azure Blob Storage: settings and errors.  A whole journey, with Azurite: `make sources-peers`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """MLflow: model directories as MLflow 3.17 writes them, and the registry's answers.
 
-A real tracking server is asked by `make source-peers`.
+A real tracking server is asked by `make sources-peers`.
 """
 
 from __future__ import annotations
