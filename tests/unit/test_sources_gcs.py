@@ -17,8 +17,8 @@ from sluice.jobs.fetch import Limits, fetch
 from sluice.jobs.push import push
 from sluice.sources import Budget, Transferred, copy_to_file, open_destination, parse
 from sluice.sources.base import SELF
-from sluice.sources.bucket import Bucket
-from sluice.sources.stores import _GCS_CREDENTIALS
+from sluice.sources.bucket import Bucket, _explain
+from sluice.sources.stores import _GCS_CREDENTIALS, GCS
 
 DATA = hashlib.shake_128(b"gcs").digest(3_000_000)
 STAMP = {"Last-Modified": "Tue, 24 Nov 2026 05:00:00 GMT", "ETag": '"1"'}
@@ -182,3 +182,18 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert error.reason == "AccessDenied" and "certificate" in error.message
         monkeypatch.setenv("SLUICE_CA_CERTIFICATES", certificate.read_text())
         assert get("gs://models/x", tmp_path / "2").size == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("error sending request: dns error: failed to lookup address", "is not known"),
+        ("error sending request: operation timed out", "took too long"),
+        ("error sending request", "no connection to"),
+        ("invalid peer certificate: UnknownIssuer", "is not trusted"),
+    ],
+)
+def test_one_failed_connection_from_another(text: str, words: str) -> None:
+    """The client's own words for what a test cannot bring about on the loopback address."""
+    error = _explain(GCS, parse("gs://models/x"), OSError(f"{text} (https://storage.example/x)"))
+    assert words in error.message and error.hint

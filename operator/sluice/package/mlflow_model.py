@@ -10,8 +10,6 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
 from sluice.errors import PackageError
 
 MLMODEL_NAME = "MLmodel"
@@ -46,6 +44,8 @@ def model_file(data: bytes) -> str:
 
 
 def _flavors(data: bytes) -> dict[str, Any]:
+    import yaml  # fetching runs before every pod starts, and most packages are not MLflow's
+
     if len(data) > MAX_MLMODEL_BYTES:
         raise _corrupt(f"is larger than {MAX_MLMODEL_BYTES:,} bytes")
     try:
