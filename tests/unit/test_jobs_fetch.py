@@ -610,3 +610,27 @@ def test_the_push_command(package: Path, tmp_path: Path) -> None:
     assert "digest: sha256:" in ran.stdout and "DigestMismatch" in ran.stdout
     refusal = sluice("push", str(package), "hf://acme/iris/x")
     assert refusal.returncode != 0 and "oci://REGISTRY" in refusal.stderr
+
+
+@pytest.mark.parametrize("room", [200, 600, 1_500_000])
+def test_a_disk_that_fills_up(room: int, tmp_path: Path) -> None:
+    """A limit on file size stands in for the disk: writing fails at the same two places, in the
+    middle of a large file and when the last bytes of a small one leave the buffer."""
+    linear_package(tmp_path / "package", extra={"large.bin": bytes(3_000_000)})
+    script = (
+        "import resource, runpy, sys; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); "
+        "runpy.run_module('sluice.cli', run_name='__main__')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "fetch", "package", "--to", "got"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(OPERATOR)},
+    )
+    assert ran.returncode == 3 and "cannot be written" in ran.stderr
+    assert "sizeLimit" in ran.stderr and "Traceback" not in ran.stderr
+    assert not (tmp_path / "got").exists()

@@ -84,38 +84,48 @@ async def copy_to_file(
     first_wait: float = FIRST_WAIT,
 ) -> Transferred:
     """Copy ``name`` to the new file ``target``; what was read is kept between tries."""
-    address = source.address if name == SELF else source.address.child(name)
     try:
-        sink = target.open("xb")
-    except OSError as error:
+        with target.open("xb") as sink:
+            state = _State(sink)
+            await _patiently(source, name, state, budget, progress, attempts, first_wait)
+    except OSError as error:  # also when the last bytes, at the end, find the disk full
         raise _cannot_write(target, error) from error
-    with sink:
-        state = _State(sink)
-        for attempt in range(1, attempts + 1):
-            before = state.written
-            try:
-                await _once(source, name, address, state, budget, progress)
-                break
-            except SourceError as error:
-                if not error.retryable or attempt == attempts:
-                    raise
-                wait = _wait(attempt, first_wait, error)
-                progress(
-                    f"{error.message} Trying again in {wait:.1f} s ({attempt}/{attempts - 1})."
-                )
-                if state.written == before:
-                    # No byte came: an ETag from an earlier try may be what the server chokes on.
-                    state.restart()
-                await asyncio.sleep(wait)
-        budget.used += state.written
-        digest = f"sha256:{state.hash.hexdigest()}"
-        if state.pinned is not None and digest != state.pinned:
-            raise SourceError(
-                f"{address.shown} has digest {digest}, but its address pins {state.pinned}.",
-                hint="The server's copy is damaged or was changed: publish it again.",
-                reason="Corrupt",
-            )
-        return Transferred(state.written, digest)
+    address = source.address if name == SELF else source.address.child(name)
+    budget.used += state.written
+    digest = f"sha256:{state.hash.hexdigest()}"
+    if state.pinned is not None and digest != state.pinned:
+        raise SourceError(
+            f"{address.shown} has digest {digest}, but its address pins {state.pinned}.",
+            hint="The server's copy is damaged or was changed: publish it again.",
+            reason="Corrupt",
+        )
+    return Transferred(state.written, digest)
+
+
+async def _patiently(
+    source: Source,
+    name: str,
+    state: _State,
+    budget: Budget,
+    progress: Progress,
+    attempts: int,
+    first_wait: float,
+) -> None:
+    address = source.address if name == SELF else source.address.child(name)
+    for attempt in range(1, attempts + 1):
+        before = state.written
+        try:
+            return await _once(source, name, address, state, budget, progress)
+        except SourceError as error:
+            if not error.retryable or attempt == attempts:
+                raise
+            wait = _wait(attempt, first_wait, error)
+            progress(f"{error.message} Trying again in {wait:.1f} s ({attempt}/{attempts - 1}).")
+            if state.written == before:
+                # No byte came: an ETag from an earlier try may be what the server chokes on.
+                state.restart()
+            await asyncio.sleep(wait)
+    return None
 
 
 async def _once(
@@ -139,10 +149,7 @@ async def _once(
         meter = _Meter(address, reader.size, progress, state.written)
         async for chunk in reader.chunks:
             budget.check(address, state.written + len(chunk))
-            try:
-                state.sink.write(chunk)
-            except OSError as error:
-                raise _cannot_write(Path(state.sink.name), error) from error
+            state.sink.write(chunk)
             state.hash.update(chunk)
             state.written += len(chunk)
             meter.show(state.written)
