@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv binaries demo test check e2e bench bench-serving stats-report stats-peers protocol-peers signing-peers lock crds docs clean
+.PHONY: help venv binaries demo test check e2e bench bench-serving stats-report stats-peers protocol-peers signing-peers sources-peers lock crds docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ protocol-peers: venv ## Ask a model server with tritonclient and the KServe clie
 signing-peers: venv ## Sign and verify packages with OpenSSF's model-signing, in its own environment, and with ours
 	@PYTHONPATH=operator:. $(BIN)/python -m tests.signing_peers
 
+sources-peers: venv ## Try the sources with an MLflow server, Azurite and oras, each in its own environment (ONLY=mlflow)
+	@PYTHONPATH=operator:. $(BIN)/python -m tests.sources_peers $(if $(ONLY),--only $(ONLY),)
+
 crds: venv ## Write crds/, the chart's copy, docs/api.md, the diagram and manifests/base from their sources
 	@$(BIN)/python -m sluice.api.crd crds charts/sluice/files/crds
 	@$(BIN)/python -m sluice.api.reference docs/api.md
@@ -80,9 +83,11 @@ lock: venv ## Pin every dependency with hashes, those of the compared servers to
 	@for peer in tests/bench/serving/peers/*/; do $(BIN)/python -m uv pip compile $$peer/requirements.in \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --no-annotate \
 	  --no-header -q -o $$peer/requirements.txt || exit 1; done
-	@for peer in tests/stats_peers/*.in tests/protocol_peers/*.in tests/signing_peers/*.in; do $(BIN)/python -m uv pip compile $$peer \
+	@for peer in tests/*_peers/*.in; do $(BIN)/python -m uv pip compile $$peer \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	  --no-header -q -o $${peer%.in}.txt || exit 1; done
+	@npm --prefix tests/sources_peers/azurite install --package-lock-only --ignore-scripts --no-audit --no-fund \
+	  --omit-lockfile-registry-resolved --loglevel=error
 
 clean: ## Remove the virtual environment and what was built
 	@rm -rf $(VENV) build

@@ -20,7 +20,17 @@ from sluice.api.meta import API_VERSION
 pytestmark = pytest.mark.cluster
 
 SAMPLES = {
-    "uri": ["s3://models/iris", "pvc://claim/iris", "file:///models/ä", "https://h:1/a?b=%20"],
+    "uri": [
+        "s3://models/iris",
+        "pvc://claim/iris",
+        "file:///models/ä",
+        "https://h:1/a?b=%20",
+        "gs://m/i",
+        "az://m/i",
+        "oci://r:1/a:v1",
+        "hf://o/r@v1/m.onnx",
+        "mlflow://models/a@b",
+    ],
     "unknown": ["", " ", "a", "ß", "x" * 63, "1", "a/b", "line\nbreak", "null", "5m"],
 }
 

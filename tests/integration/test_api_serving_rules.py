@@ -27,7 +27,20 @@ def quality(**check: Any) -> dict[str, Any]:
 
 
 ADDRESSES = [
-    Case(f"{MODEL}.uri", "gs://models/iris", "s3://models/iris", "should match"),
+    Case(f"{MODEL}.uri", "gcs://models/iris", "gs://models/iris", "should match"),
+    Case(f"{MODEL}.uri", "gs://models", "gs://models/iris", "gs://bucket/key"),
+    Case(f"{MODEL}.uri", "az://models//iris", "az://models/iris/v2/", "az://container/key"),
+    Case(f"{MODEL}.uri", "oci://r.example", "oci://r.example:5000/a/b-c", "oci://registry/"),
+    Case(f"{MODEL}.uri", "oci://r.example/UPPER", "oci://r.example/a:V1", "oci://registry/"),
+    Case(f"{MODEL}.uri", "oci://r/a@sha256:12", f"oci://[::1]:5000/a@{DIGEST}", "oci://registry/"),
+    Case(f"{MODEL}.uri", "oci://r/a:v1:v2", f"oci://r/a:v1@{DIGEST}", "oci://registry/"),
+    Case(f"{MODEL}.uri", "oci://me:pw@r/a", "oci://r/a", "credentialsRef"),
+    Case(f"{MODEL}.uri", "hf://acme/iris", "hf://acme/iris/model.onnx", "hf://org/"),
+    Case(f"{MODEL}.uri", "hf://acme/iris@/m", "hf://acme/iris@v2/a/m.onnx", "hf://org/"),
+    Case(f"{MODEL}.uri", "hf://acme/iris/../m", "hf://acme/iris/..m", "'..' segment"),
+    Case(f"{MODEL}.uri", "mlflow://models/churn", "mlflow://models/churn@prod", "mlflow://models/"),
+    Case(f"{MODEL}.uri", "mlflow://models/a/b", "mlflow://models/a%20b/3", "mlflow://models/"),
+    Case(f"{MODEL}.uri", "mlflow://runs/a/3", "mlflow://models/a/3", "mlflow://models/"),
     Case(f"{MODEL}.uri", "models/iris", "file:///models/iris", "should match"),
     Case(f"{MODEL}.uri", "s3://models", "s3://models/iris", "s3://bucket/key"),
     Case(f"{MODEL}.uri", "pvc://claim", "pvc://claim/iris", "pvc://claim/path"),

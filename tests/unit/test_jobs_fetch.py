@@ -18,10 +18,13 @@ from tests.tools.packages import code_package, linear_package
 from tests.tools.s3server import S3Server, s3_server
 from tests.tools.webserver import Handler, Request, files, self_signed, web_server
 
+from sluice.cli.push import _notes
 from sluice.errors import PackageError, SluiceError, SourceError
 from sluice.jobs.fetch import Fetched, Limits, fetch, fetch_file, resolve
 from sluice.jobs.push import push
 from sluice.signature import read_bundle, unpacked
+from sluice.sources import parse
+from sluice.sources.transfer import _Meter
 
 OPERATOR = Path(__file__).parents[2] / "operator"
 QUICK = Limits(attempts=2, first_wait=0.01)
@@ -296,7 +299,8 @@ def test_a_manifest_that_lies_about_the_class(tmp_path: Path) -> None:
 
 def test_missing(tmp_path: Path) -> None:
     error = refused(f"file://{tmp_path}/nope", tmp_path / "got", SourceError)
-    assert error.reason == "Missing" and "neither sluice.json below it nor a file" in error.message
+    assert error.reason == "Missing"
+    assert "neither sluice.json nor MLmodel below it, nor a file" in error.message
     (tmp_path / "empty").mkdir()
     assert refused(f"file://{tmp_path}/empty", tmp_path / "got").reason == "Missing"
 
@@ -494,7 +498,7 @@ def test_the_command_reports_as_the_operator_reads_it(package: Path, tmp_path: P
     ("uri", "code", "reason"),
     [
         ("/nowhere/at/all", 3, "Missing"),
-        ("gs://bucket/x", 3, "UnsupportedScheme"),
+        ("ftp://host/x", 3, "UnsupportedScheme"),
     ],
 )
 def test_the_commands_exit_codes(uri: str, code: int, reason: str, tmp_path: Path) -> None:
@@ -695,3 +699,67 @@ def test_a_pod_that_starts_does_not_wait_for_a_signature(package: Path, tmp_path
         error = refused(server.url, tmp_path / "again", SourceError, signature_matters=True)
         assert error.reason == "Unreachable"
     assert set(content(tmp_path / "got")) == set(content(package)) - {"model.sig"}
+
+
+def test_a_large_package_gets_more_time_unless_a_limit_was_given(
+    package: Path, tmp_path: Path
+) -> None:
+    def slow(request: Request) -> None:
+        if not request.path.endswith("sluice.json"):
+            threading.Event().wait(0.4)
+        files(package)(request)
+
+    with web_server(slow) as server:
+        patient = Limits(attempts=1, seconds=0.7, slowest=10.0)
+        assert fetch(f"{server.url}/", tmp_path / "1", limits=patient).size > 10
+        strict = Limits(attempts=1, seconds=0.7, slowest=float("inf"))
+        error = refused(f"{server.url}/", tmp_path / "2", SourceError, limits=strict)
+    assert error.reason == "Timeout" and "--timeout" in error.hint
+
+
+def test_a_line_of_progress() -> None:
+    meter = _Meter(parse("s3://b/model.onnx"), 4 * 1024**3, print, begun_at=1024**3)
+    assert meter.line(2 * 1024**3, 10.0) == (
+        "model.onnx: 2.0 GiB of 4.0 GiB, 102.4 MiB/s, 20 s to go"
+    )
+    unknown = _Meter(parse("s3://b/model.onnx"), None, print)
+    assert unknown.line(1024, 0.0) == "model.onnx: 1.0 KiB, 1000.0 KiB/s"
+    assert _Meter(parse("s3://b/m"), 9, print).line(0, 5.0) == "m: 0 B of 9 B, 0 B/s"
+
+
+@pytest.mark.parametrize(("shelf", "words"), [("/tmp/x", "may be gone"), ("/srv/x", "each pod")])
+def test_what_push_says_of_a_directory(shelf: str, words: str) -> None:
+    said = "\n".join(_notes(f"file://{shelf}/sha256-9f"))
+    assert words in said and "together with `uri`" in said
+
+
+def test_the_push_command(package: Path, tmp_path: Path) -> None:
+    ran = sluice("push", str(package), str(tmp_path / "shelf"))
+    assert ran.returncode == 0, ran.stderr
+    assert "digest: sha256:" in ran.stdout and "DigestMismatch" in ran.stdout
+    refusal = sluice("push", str(package), "hf://acme/iris/x")
+    assert refusal.returncode != 0 and "oci://REGISTRY" in refusal.stderr
+
+
+@pytest.mark.parametrize("room", [200, 600, 1_500_000])
+def test_a_disk_that_fills_up(room: int, tmp_path: Path) -> None:
+    """A limit on file size stands in for the disk: writing fails at the same two places, in the
+    middle of a large file and when the last bytes of a small one leave the buffer."""
+    linear_package(tmp_path / "package", extra={"large.bin": bytes(3_000_000)})
+    script = (
+        "import resource, runpy, sys; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); "
+        "runpy.run_module('sluice.cli', run_name='__main__')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "fetch", "package", "--to", "got"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(OPERATOR)},
+    )
+    assert ran.returncode == 3 and "cannot be written" in ran.stderr
+    assert "sizeLimit" in ran.stderr and "Traceback" not in ran.stderr
+    assert not (tmp_path / "got").exists()

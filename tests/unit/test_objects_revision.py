@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from sluice.api.model import Model
 from sluice.api.serving import Serving
+from sluice.api.validation import Validation
+from sluice.jobs.fetch import Limits
 from sluice.objects.common import Owner
+from sluice.objects.fetching import SLOWEST, fetch_seconds, fetcher
+from sluice.objects.jobs import gates_job, resolve_job
 from sluice.objects.revision import (
     deployment,
     disruption_budget,
@@ -44,6 +49,38 @@ def test_only_the_fetching_container_holds_credentials() -> None:
     mounts = {m["mountPath"]: m.get("readOnly", False) for m in model["volumeMounts"]}
     assert mounts["/model"] is True
     assert f"--digest={DIGEST}" in model["args"]
+
+
+def test_a_docker_secret_reaches_only_the_container_that_pulls() -> None:
+    args = {"args": ["--to", "/model"], "mounts": []}
+    pulled = fetcher("fetch", "i", "oci://r/iris:v1", secret="s", **args)
+    wanted = {"name": "s", "key": ".dockerconfigjson", "optional": True}
+    found = {e["name"]: e.get("valueFrom", {}).get("secretKeyRef") for e in pulled["env"]}
+    assert found["SLUICE_DOCKER_CONFIG"] == wanted
+    for uri, secret in (("oci://r/iris:v1", None), ("s3://m/iris", "s")):
+        names = {e["name"] for e in fetcher("fetch", "i", uri, secret=secret, **args)["env"]}
+        assert "SLUICE_DOCKER_CONFIG" not in names
+
+
+def test_a_large_package_gets_the_time_that_fetching_it_takes() -> None:
+    assert Limits().slowest == SLOWEST, "as long as `sluice fetch` itself waits"
+    small = deployment(OWNER, "r", template(), 1_000_000)["spec"]["progressDeadlineSeconds"]
+    large = deployment(OWNER, "r", template(), 4 * 1024**3)["spec"]["progressDeadlineSeconds"]
+    assert (small, large) == (600, 600 + 2048)
+    model = Model(uri="oci://r/iris:v1")
+    job = resolve_job(OWNER, "s", model, "i")["spec"]
+    assert job["activeDeadlineSeconds"] >= fetch_seconds(Limits().max_bytes)
+    gates = gates_job(
+        OWNER,
+        "r",
+        image="i",
+        candidate=(model.uri, DIGEST, None),
+        stable=None,
+        validation=Validation(),
+        allow_code=False,
+        size=4 * 1024**3,
+    )
+    assert gates["spec"]["activeDeadlineSeconds"] == 1800 + 2048
 
 
 def test_every_container_is_restricted() -> None:

@@ -24,6 +24,11 @@ HEX = "9f" * 32
         ("s3://bucket/a/b/", "s3", "bucket", "/a/b"),
         ("https://host:8443/x/y", "https", "host:8443", "/x/y"),
         ("http://[::1]:80/x", "http", "[::1]:80", "/x"),
+        ("gs://bucket/a/b", "gs", "bucket", "/a/b"),
+        ("az://container/a/b/", "az", "container", "/a/b"),
+        ("oci://reg:5000/team/iris", "oci", "reg:5000", "/team/iris"),
+        ("hf://org/repo@v1/dir/m.onnx", "hf", "org", "/repo@v1/dir/m.onnx"),
+        ("mlflow://models/churn@champion", "mlflow", "models", "/churn@champion"),
     ],
 )
 def test_understood(text: str, scheme: str, host: str, path: str) -> None:
@@ -39,7 +44,7 @@ def test_a_plain_path_is_a_file(tmp_path: object, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("gs://bucket/x", "UnsupportedScheme"),
+        ("gcs://bucket/x", "UnsupportedScheme"),
         ("ftp://host/x", "UnsupportedScheme"),
         ("javascript://x", "UnsupportedScheme"),
         ("file://host/path", "InvalidAddress"),
@@ -54,6 +59,27 @@ def test_a_plain_path_is_a_file(tmp_path: object, monkeypatch: pytest.MonkeyPatc
         ("s3://bucket/a/../b", "InvalidAddress"),
         ("s3://bucket/a//b", "InvalidAddress"),
         ("s3://bucket/a?versionId=1", "InvalidAddress"),
+        ("gs:///key", "InvalidAddress"),
+        ("gs://bucket/a/../b", "InvalidAddress"),
+        ("az:///key", "InvalidAddress"),
+        ("az://container/a//b", "InvalidAddress"),
+        ("oci://registry", "InvalidAddress"),
+        ("oci:///team/iris", "InvalidAddress"),
+        ("oci://registry/UPPER", "InvalidAddress"),
+        ("oci://registry/a/../b", "InvalidAddress"),
+        ("oci://registry/iris:", "InvalidAddress"),
+        ("oci://registry/iris@sha256:9f", "InvalidAddress"),
+        ("oci://registry/iris:v1?x", "InvalidAddress"),
+        ("oci://user:secret@registry/iris", "InvalidAddress"),
+        ("hf://org", "InvalidAddress"),
+        ("hf://org/repo/../other/m.onnx", "InvalidAddress"),
+        ("hf://org/repo/%2e%2e/m.onnx", "InvalidAddress"),
+        ("hf://org/repo@/m", "InvalidAddress"),
+        ("hf://or%20g/repo/m", "InvalidAddress"),
+        ("mlflow://models/churn", "InvalidAddress"),
+        ("mlflow://runs/churn@champion", "InvalidAddress"),
+        ("mlflow://models/churn/latest", "InvalidAddress"),
+        ("mlflow://models/a/b/3", "InvalidAddress"),
         ("https://user:secret@host/x", "InvalidAddress"),
         ("http://host:port/x", "InvalidAddress"),
         ("http:///x", "InvalidAddress"),
@@ -87,6 +113,9 @@ def test_signatures_are_not_shown() -> None:
         (f"s3://b/iris/sha256-{HEX}", f"sha256:{HEX}"),
         (f"s3://b/iris/sha256-{HEX}/model.onnx", f"sha256:{HEX}"),
         (f"https://h/sha256-{HEX}?sig=1", f"sha256:{HEX}"),
+        (f"oci://r/iris:sluice-{HEX}", f"sha256:{HEX}"),
+        (f"oci://r/iris:sluice-{HEX}@sha256:{'ab' * 32}", f"sha256:{HEX}"),
+        (f"oci://r/iris@sha256:{HEX}", None),
         ("s3://b/iris/sha256-9f", None),
         (f"s3://b/iris/xsha256-{HEX}", None),
         (f"s3://b/iris?sha256-{HEX}", None),
@@ -102,7 +131,20 @@ def test_content_address(text: str, digest: str | None) -> None:
 
 
 @given(
-    st.sampled_from(["", "file://", "pvc://", "http://", "https://", "s3://", "gs://"]),
+    st.sampled_from(
+        [
+            "",
+            "file://",
+            "pvc://",
+            "http://",
+            "https://",
+            "s3://",
+            "gs://",
+            "oci://r/",
+            "hf://o/",
+            "mlflow://models/",
+        ]
+    ),
     st.text(max_size=60),
     st.booleans(),
 )
@@ -118,8 +160,14 @@ def test_any_text_is_understood_or_refused(scheme: str, text: str, secret: bool)
     if address.scheme in ("http", "https"):
         assert "hush-hush" not in address.shown
         assert parse(address.uri) == address
-    if address.scheme == "s3":
+    if address.scheme not in ("http", "https", "file"):
         assert ".." not in address.path.split("/")
+    if address.scheme == "oci":
+        assert address.artifact.reference and address.name
+    if address.scheme == "hf":
+        assert address.hub_file.repository.startswith("o/")
+    if address.scheme == "mlflow":
+        assert address.registered.alias or address.registered.version
 
 
 def test_names_are_quoted_only_for_http() -> None:
@@ -130,3 +178,27 @@ def test_names_are_quoted_only_for_http() -> None:
 def test_a_claim_is_a_mount() -> None:
     assert str(local_path(parse("pvc://claim/x/y"), {})) == "/pvc/claim/x/y"
     assert str(local_path(parse("pvc://claim/x"), {"SLUICE_PVC_ROOT": "/v"})) == "/v/claim/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "immutable"),
+    [
+        (f"oci://r/iris@sha256:{HEX}", True),
+        ("oci://r/iris:v1", False),
+        (f"hf://o/iris@{'1f' * 20}/m.onnx", True),
+        ("hf://o/iris@main/m.onnx", False),
+        (f"s3://b/sha256-{HEX}", True),
+        ("mlflow://models/churn/3", False),
+    ],
+)
+def test_what_nobody_can_change(text: str, immutable: bool) -> None:
+    assert parse(text).immutable is immutable
+
+
+def test_what_an_artifact_is_asked_by() -> None:
+    pinned = parse(f"oci://r/team/iris:v1@sha256:{HEX}")
+    assert pinned.artifact.reference == f"sha256:{HEX}" and pinned.name == "iris"
+    assert parse("oci://r/iris").artifact.reference == "latest"
+    assert parse("oci://r/iris:v1").artifact.reference == "v1"
+    assert parse("hf://o/r/m.onnx").hub_file.revision == "main"
+    assert parse("mlflow://models/a%20b@c").registered.name == "a b"

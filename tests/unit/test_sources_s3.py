@@ -15,7 +15,7 @@ from tests.tools.webserver import Request, web_server
 from sluice.errors import SourceError
 from sluice.sources import Budget, Transferred, copy_to_file, open_destination, parse
 from sluice.sources.base import SELF
-from sluice.sources.s3 import S3
+from sluice.sources.bucket import Bucket
 
 DATA = hashlib.shake_128(b"s3").digest(9_000_000)
 
@@ -37,7 +37,7 @@ def _environ(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def get(uri: str, target: Path, name: str = SELF, attempts: int = 2) -> Transferred:
     async def run() -> Transferred:
-        source = S3(parse(uri), connect_seconds=2, idle_seconds=1)
+        source = Bucket(parse(uri), connect_seconds=2, idle_seconds=1)
         return await copy_to_file(
             source, name, target, Budget(1 << 30), attempts=attempts, first_wait=0.01
         )

@@ -15,7 +15,7 @@ from tests.tools.webserver import Handler, Request, WebServer, files, serve_byte
 from sluice.errors import SourceError
 from sluice.sources import Budget, Transferred, copy_to_file, parse
 from sluice.sources.base import SELF
-from sluice.sources.web import WebSource, authorization
+from sluice.sources.web import WebSource, from_environment
 
 DATA = hashlib.shake_128(b"data").digest(2_500_000)
 
@@ -284,8 +284,8 @@ def sent(server: WebServer) -> list[str | None]:
 
 
 def test_credentials_from_the_environment() -> None:
-    assert authorization({}) is None
-    assert authorization({"SLUICE_HTTP_TOKEN": "t\n"}) == "Bearer t"
+    assert from_environment({}) is None
+    assert from_environment({"SLUICE_HTTP_TOKEN": "t\n"}) == "Bearer t"
     both = {"SLUICE_HTTP_USERNAME": "user", "SLUICE_HTTP_PASSWORD": "pass"}
-    assert authorization(both) == "Basic dXNlcjpwYXNz"
-    assert authorization({"SLUICE_HTTP_PASSWORD": "pass"}) is None
+    assert from_environment(both) == "Basic dXNlcjpwYXNz"
+    assert from_environment({"SLUICE_HTTP_PASSWORD": "pass"}) is None

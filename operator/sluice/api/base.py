@@ -11,7 +11,7 @@ from sluice.api.cel import must, rules
 
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-URI_PATTERN = r"^(file|pvc|https?|s3)://[^\s\\]+$"
+URI_PATTERN = r"^(file|pvc|https?|s3|gs|az|oci|hf|mlflow)://[^\s\\]+$"
 QUANTITY_PATTERN = r"^[0-9]{1,12}([.][0-9]{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=71)]
@@ -32,8 +32,29 @@ Uri = Annotated[
         max_length=2048,
         pattern=URI_PATTERN,
         json_schema_extra=rules(
+            must(
+                "!self.matches('^(s3|gs|az)://') || "
+                "self.matches('^(s3|gs|az)://[^/?#]+(/[^/?#]+)+/?$')",
+                "must be of the form s3://bucket/key, gs://bucket/key or az://container/key, for "
+                "example s3://models/iris/v2",
+            ),
             _shape(
-                "s3", "[^/?#]+(/[^/?#]+)+/?", "s3://bucket/key, for example s3://models/iris/v2"
+                "oci",
+                "[][A-Za-z0-9.:-]+(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
+                "(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?",
+                "oci://registry/repository:tag, for example oci://registry.example/team/iris:v2",
+            ),
+            _shape(
+                "hf",
+                "[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
+                "(@[A-Za-z0-9][A-Za-z0-9._-]*)?(/[^/?#]+)+",
+                "hf://org/repository/path, for example hf://acme/iris@v2/model.onnx",
+            ),
+            _shape(
+                "mlflow",
+                "models/[^/?#@]+(@[^/?#@]+|/[0-9]+)",
+                "mlflow://models/name@alias or mlflow://models/name/version, for example "
+                "mlflow://models/churn/3",
             ),
             _shape("pvc", "[a-z0-9][-a-z0-9.]*/[^?#]+", "pvc://claim/path, for example pvc://m/v2"),
             _shape("file", "/[^?#]+", "file:///path, for example file:///models/iris/v2"),
@@ -49,7 +70,7 @@ Uri = Annotated[
                 "for example s3://models/iris/v2",
             ),
             must(
-                "!self.matches('^(https?|s3)://[^/?#]*@')",
+                "!self.matches('^(https?|s3|gs|az|oci|hf|mlflow)://[^/?#]*@')",
                 "must not contain a user name or password, for example https://host/path: "
                 "put them into a Secret and name it in credentialsRef",
                 reason="FieldValueForbidden",

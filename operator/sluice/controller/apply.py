@@ -232,7 +232,7 @@ class Applier:
             await self.ensurer.ensure(revision.verdict_map(owner, name, verdict.phase))
         await self.ensurer.ensure(revision.settings_map(owner, name, self._mirror(name, decision)))
         template = revision.placed(spec.pod_template, self.world.spec.serving.pod)
-        wanted = revision.deployment(owner, name, template)
+        wanted = revision.deployment(owner, name, template, spec.package.size)
         present = self.world.deployments.get(wanted["metadata"]["name"])
         if present is None:
             wanted["spec"]["replicas"] = replicas
@@ -293,6 +293,7 @@ class Applier:
             image=record.runtime_image,
             candidate=self._source(record),
             stable=self._source(stable) if stable else None,
+            size=record.package.size + (stable.package.size if stable else 0),
             validation=self.world.spec.validation,
             allow_code=record.package.trust_class != "Data"
             or (stable is not None and stable.package.trust_class != "Data"),

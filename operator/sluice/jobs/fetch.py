@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sluice.errors import PackageError, SluiceError, SourceError
@@ -26,6 +27,7 @@ from sluice.package.manifest import (
     Manifest,
     decode,
 )
+from sluice.package.mlflow_model import MAX_MLMODEL_BYTES, MLMODEL_NAME, model_file
 from sluice.signature import (
     MAX_BUNDLE_BYTES,
     MAX_PACKED,
@@ -45,7 +47,10 @@ from sluice.sources import (
 from sluice.sources.base import SELF
 from sluice.sources.transfer import human, silent
 
+_Work = Callable[[Source, asyncio.Timeout], Awaitable[Any]]
+
 MAX_IMPORTS = 20
+_NOT_THERE = ("Missing", "AccessDenied", "Unreachable")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Limits:
 
     max_bytes: int = 5 * 1024**3
     seconds: float = 1800.0
+    slowest: float = 2 * 1024**2
+    """Bytes a second that are still waited for: a package that needs longer than ``seconds`` at
+    this rate gets the time that it needs.  Infinity: never longer."""
     attempts: int = 5
     first_wait: float = 0.5
     """Seconds before the second try; doubled for each one after."""
@@ -91,7 +99,7 @@ def fetch(
     if address.name == MANIFEST_NAME:
         address = address.parent()
     wanted = _wanted(address, digest)
-    mutable = wanted is None
+    mutable = digest is None and not address.immutable
     if wanted is not None and (size := place.already_there(to, wanted)) is not None:
         progress(f"{to} already holds {wanted}.")
         return Fetched(to, wanted, size, mutable)
@@ -100,7 +108,7 @@ def fetch(
         stage = Path(scratch) / "package"
         stage.mkdir()
         work = _Fetch(address, stage, wanted, limits, progress, signature_matters)
-        found = _run(work.run, address, limits.seconds)
+        found = _run(work.run, address, limits)
         place.publish(stage, to)
     progress(f"{human(work.size)} in {to}, {found}.")
     return Fetched(to, found, work.size, mutable)
@@ -119,11 +127,11 @@ def fetch_file(
     with place.staging(to.parent) as scratch:
         staged = Path(scratch) / "file"
 
-        async def one(source: Source) -> Transferred:
+        async def one(source: Source, _deadline: asyncio.Timeout) -> Transferred:
             budget = Budget(limits.max_bytes)
             return await _copy(source, SELF, staged, budget, limits, progress)
 
-        done = _run(one, address, limits.seconds)
+        done = _run(one, address, limits)
         if digest is not None and done.digest != digest:
             raise _mismatch(address, digest, done.digest)
         try:
@@ -179,25 +187,27 @@ class _Fetch:
         self._signature_matters = signature_matters
         self.size = 0
 
-    async def run(self, source: Source) -> str:
+    async def run(self, source: Source, deadline: asyncio.Timeout) -> str:
         """Fill the stage; the digest of what came."""
         self._progress(f"Fetching {self._address.shown}")
         try:
-            return await self._package(source)
+            return await self._package(source, deadline)
         except SourceError as error:
             # Not only Missing: an object store that may not be listed says 403 for what is not
             # there, and a signed address of one file is refused with anything appended to it.
-            if error.retryable or error.reason not in ("Missing", "AccessDenied", "Unreachable"):
+            if error.retryable or error.reason not in _NOT_THERE:
                 raise
             return await self._bare(source, error)
 
-    async def _package(self, source: Source) -> str:
+    async def _package(self, source: Source, deadline: asyncio.Timeout) -> str:
         target = self._stage / MANIFEST_NAME
         head = Budget(min(MAX_MANIFEST_BYTES, self._limits.max_bytes))
         done = await self._copy(source, MANIFEST_NAME, target, head)
         manifest = self._checked(target.read_bytes(), done.digest)
         total = done.size + sum(entry.size for entry in manifest.files)
         self._fits(total)
+        if (needed := total / self._limits.slowest) > self._limits.seconds:
+            deadline.reschedule(asyncio.get_running_loop().time() + needed)
         for entry in manifest.files:
             try:
                 await self._file(source, entry)
@@ -261,26 +271,44 @@ class _Fetch:
             raise _corrupt(self._address, entry)
 
     async def _bare(self, source: Source, no_package: SourceError) -> str:
-        name = self._address.name
+        (self._stage / MANIFEST_NAME).unlink(missing_ok=True)
+        inside = await self._mlflow_file(source)
+        name = PurePosixPath(inside).name or await _name(source, no_package)
         if not name or name.startswith("."):
             raise no_package
-        (self._stage / MANIFEST_NAME).unlink(missing_ok=True)
         target = self._stage / Path(name).name
         try:
-            done = await self._copy(source, SELF, target, Budget(self._limits.max_bytes))
+            done = await self._copy(source, inside, target, Budget(self._limits.max_bytes))
         except SourceError as error:
             if error.reason != "Missing" or no_package.reason != "Missing":
                 raise (error if error.reason != "Missing" else no_package) from error
-            raise SourceError(
-                f"There is no package at {self._address.shown}: neither {MANIFEST_NAME} below it "
-                "nor a file.",
-                hint="Check the address; `sluice push` prints the one it wrote.",
-                reason="Missing",
-            ) from error
+            raise _nothing(self._address, inside) from error
         if self._wanted is not None and done.digest != self._wanted:
             raise _mismatch(self._address, self._wanted, done.digest)
         self.size = done.size
         return done.digest
+
+    async def _mlflow_file(self, source: Source) -> str:
+        """The model of an MLflow directory; ``SELF`` when the address is no such directory."""
+        listing = self._stage / MLMODEL_NAME
+        try:
+            await self._copy(source, MLMODEL_NAME, listing, Budget(MAX_MLMODEL_BYTES))
+            found = model_file(listing.read_bytes())
+        except SourceError as error:
+            if error.retryable or error.reason not in _NOT_THERE:
+                raise
+            return SELF
+        finally:
+            listing.unlink(missing_ok=True)
+        self._progress(f"{self._address.shown} is an MLflow model: {found}")
+        return found
+
+
+async def _name(source: Source, no_package: SourceError) -> str:
+    try:
+        return await source.file_name()
+    except SourceError as error:
+        raise (error if error.reason == "Missing" else no_package) from error
 
 
 async def _copy(
@@ -302,17 +330,18 @@ async def _copy(
     )
 
 
-def _run(work: Callable[[Source], Any], address: Address, timeout: float) -> Any:
+def _run(work: _Work, address: Address, limits: Limits) -> Any:
     """Run the coroutine that ``work`` makes of an open source, within the time limit."""
 
     async def bounded() -> Any:
         source = open_source(address)
+        started = time.monotonic()
         try:
-            async with asyncio.timeout(timeout):
-                return await work(source)
+            async with asyncio.timeout(limits.seconds) as deadline:
+                return await work(source, deadline)
         except TimeoutError as error:
             raise SourceError(
-                f"Fetching {address.shown} took longer than {timeout:.0f} s.",
+                f"Fetching {address.shown} was not done after {time.monotonic() - started:.0f} s.",
                 hint="It is tried again; raise --timeout for a large package on a slow link.",
                 reason="Timeout",
                 retryable=True,
@@ -328,10 +357,25 @@ def _wanted(address: Address, digest: str | None) -> str | None:
     if digest is not None and named is not None and digest != named:
         raise PackageError(
             f"The address {address.shown} names {named}, but the digest asked for is {digest}.",
-            hint="Correct one of the two.",
+            hint="Change uri and digest together, or leave digest out: the address pins the bytes.",
             reason="DigestMismatch",
         )
     return digest or named
+
+
+def _nothing(address: Address, inside: str) -> SourceError:
+    if inside:
+        return SourceError(
+            f"{MLMODEL_NAME} at {address.shown} names {inside}, which is not there.",
+            hint="The model was not logged whole: log it again with MLflow.",
+            reason="Missing",
+        )
+    return SourceError(
+        f"There is no package at {address.shown}: neither {MANIFEST_NAME} nor {MLMODEL_NAME} below "
+        "it, nor a file.",
+        hint="Check the address; `sluice push` prints the one it wrote.",
+        reason="Missing",
+    )
 
 
 def _incomplete(address: Address, entry: FileEntry, error: SourceError) -> SluiceError:
@@ -359,6 +403,7 @@ def _corrupt(address: Address, entry: FileEntry) -> PackageError:
 def _mismatch(address: Address, wanted: str, found: str) -> PackageError:
     return PackageError(
         f"What lies at {address.shown} has digest {found}, not {wanted}.",
-        hint="Something else was published there: set the digest you mean, or publish again.",
+        hint="Something else was published there, or only one of uri and digest was changed: set "
+        "the digest that you mean, or leave it out.",
         reason="DigestMismatch",
     )

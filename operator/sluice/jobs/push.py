@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sluice.errors import SourceError
+from sluice.jobs.push_artifact import push_artifact
 from sluice.package.load import Package, open_package
 from sluice.package.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from sluice.package.signing import read_signature
 from sluice.signature import SIGNATURE_NAME
 from sluice.sources import Address, Destination, open_destination, parse
-from sluice.sources.transfer import human, silent
+from sluice.sources.transfer import Progress, human, silent
 
 RETRY_SECONDS = (0.5, 2.0, 5.0)
 
@@ -40,22 +41,31 @@ def push(
     destination: str,
     *,
     force: bool = False,
-    progress: Callable[[str], None] = silent,
+    progress: Progress = silent,
 ) -> Pushed:
-    """Publish the package at ``package_path`` below ``destination``.
+    """Publish the package at ``package_path`` below ``destination``, or in a registry.
 
     ``force`` writes every file again: what is there is compared by size, not by content.
     Raises PackageError when the package does not verify, SourceError when it cannot be written.
     """
     package = open_package(package_path, check_environment=False)
     base = parse(destination)
+    if base.scheme == "oci":
+        if base.artifact.digest:
+            raise SourceError(
+                "A digest cannot be pushed to: it follows from what is pushed.",
+                hint="Push to oci://REGISTRY/REPOSITORY or oci://REGISTRY/REPOSITORY:TAG.",
+                reason="InvalidAddress",
+            )
+        uri, sent = asyncio.run(
+            push_artifact(package, base, force=force, progress=progress, retry=_again)
+        )
+        return Pushed(uri, package.digest, sent)
     target = base.child(package.digest.replace(":", "-"))
     return asyncio.run(_push(package, target, force, progress))
 
 
-async def _push(
-    package: Package, target: Address, force: bool, progress: Callable[[str], None]
-) -> Pushed:
+async def _push(package: Package, target: Address, force: bool, progress: Progress) -> Pushed:
     destination = open_destination(target)
     try:
         if package.bare:
@@ -93,7 +103,7 @@ async def _push_signature(
 
 
 async def _push_bare(
-    package: Package, destination: Destination, force: bool, progress: Callable[[str], None]
+    package: Package, destination: Destination, force: bool, progress: Progress
 ) -> Pushed:
     """A model file without a package: one object, no ``sluice.json``."""
     name = package.path.name
@@ -119,19 +129,21 @@ async def _has_size(destination: Destination, name: str, size: int) -> bool:
         return False
 
 
-async def _write(
-    destination: Destination, name: str, file: Path, progress: Callable[[str], None]
-) -> None:
-    """Write a file, again when the store has a bad moment; writing twice changes nothing."""
+async def _write(destination: Destination, name: str, file: Path, progress: Progress) -> None:
+    await _again(lambda: destination.write(name, file), progress)
+
+
+async def _again(write: Callable[[], Awaitable[None]], progress: Progress) -> None:
+    """Write, again when the store has a bad moment; writing twice changes nothing."""
     for wait in RETRY_SECONDS:
         try:
-            return await destination.write(name, file)
+            return await write()
         except SourceError as error:
             if not error.retryable:
                 raise
             progress(f"{error.message} Trying again in {wait:g} s.")
             await asyncio.sleep(wait)
-    return await destination.write(name, file)
+    return await write()
 
 
 async def _is_there(destination: Destination, manifest: bytes, package: Package) -> bool:
@@ -148,9 +160,7 @@ async def _is_there(destination: Destination, manifest: bytes, package: Package)
     return True
 
 
-async def _confirm(
-    destination: Destination, manifest: bytes, progress: Callable[[str], None]
-) -> None:
+async def _confirm(destination: Destination, manifest: bytes, progress: Progress) -> None:
     """Read back what makes it a package, so that success is said only of what can be fetched."""
     try:
         found = await destination.read(MANIFEST_NAME, len(manifest) + 1)

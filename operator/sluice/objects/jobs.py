@@ -15,9 +15,11 @@ from sluice.objects.common import (
     labels,
     metadata,
 )
-from sluice.objects.fetching import claim_volumes, fetcher
+from sluice.objects.fetching import claim_volumes, fetch_seconds, fetcher
 
 DEADLINE_SECONDS = 1800
+RESOLVE_SECONDS = DEADLINE_SECONDS + fetch_seconds(5 * 1024**3)
+"""Nobody knows yet how large the package is: the largest that `sluice fetch` takes."""
 KEEP_SECONDS = 3600
 WORK = "/sluice/work"
 
@@ -49,6 +51,7 @@ def resolve_job(owner: Owner, source: str, model: Model, image: str) -> Obj:
         [],
         fetch,
         claim_volumes(model.uri),
+        RESOLVE_SECONDS,
     )
 
 
@@ -62,8 +65,10 @@ def gates_job(
     validation: Validation,
     allow_code: bool,
     bounded: bool = False,
+    size: int = 0,
 ) -> Obj:
-    """Runs the gates.  ``candidate`` and ``stable`` are (uri, digest, Secret with credentials).
+    """Runs the gates.  ``candidate`` and ``stable`` are (uri, digest, Secret with credentials),
+    ``size`` is that of both packages in bytes.
 
     ``bounded``: the deployment says itself how much memory its model may use, so nothing is
     presumed here.
@@ -106,6 +111,7 @@ def gates_job(
         inits,
         main,
         claim_volumes(*uris),
+        DEADLINE_SECONDS + fetch_seconds(size),
     )
 
 
@@ -139,6 +145,7 @@ def _job(
     inits: list[Obj],
     main: Obj,
     volumes: list[Obj],
+    deadline: int,
 ) -> Obj:
     return {
         "apiVersion": "batch/v1",
@@ -146,7 +153,7 @@ def _job(
         "metadata": metadata(owner, name, component, revision),
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            "activeDeadlineSeconds": deadline,
             "ttlSecondsAfterFinished": KEEP_SECONDS,
             "template": {
                 "metadata": {

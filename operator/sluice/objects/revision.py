@@ -25,7 +25,7 @@ from sluice.objects.common import (
     labels,
     metadata,
 )
-from sluice.objects.fetching import claim_volumes, fetcher
+from sluice.objects.fetching import claim_volumes, fetch_seconds, fetcher
 
 VERDICT_DIR = "/sluice/verdict"
 SETTINGS_DIR = "/sluice/settings"
@@ -38,6 +38,7 @@ MAX_MIRROR_ADDRESSES = 64
 PACKAGE_DIR = "/model/package"
 DRAIN_SECONDS = 3
 GRACE_SECONDS = 30
+PROGRESS_SECONDS = 600
 
 
 def verdict_name(deployment: str, revision: str) -> str:
@@ -186,15 +187,18 @@ def placed(template: dict[str, Any], pod: PodOverrides | None) -> Obj:
     return {"metadata": meta, "spec": spec}
 
 
-def deployment(owner: Owner, revision: str, template: Obj) -> Obj:
-    """The revision's Deployment without ``replicas``, which have a field manager of their own."""
+def deployment(owner: Owner, revision: str, template: Obj, size: int = 0) -> Obj:
+    """The revision's Deployment without ``replicas``, which have a field manager of their own.
+
+    ``size`` is the package's, in bytes: pods that fetch more may take longer.
+    """
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata(owner, revision_name(owner.name, revision), "model", revision),
         "spec": {
             "revisionHistoryLimit": 1,
-            "progressDeadlineSeconds": 600,
+            "progressDeadlineSeconds": PROGRESS_SECONDS + fetch_seconds(size),
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},

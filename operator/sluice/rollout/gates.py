@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sluice.api.duration import seconds
+from sluice.objects.fetching import fetch_seconds
 from sluice.rollout import ledger
 from sluice.rollout.draft import Draft
 from sluice.rollout.messages import annotate, short, with_way_out
@@ -62,10 +63,16 @@ def _could_not_run(draft: Draft, said: str) -> str:
 
 
 def overdue(draft: Draft, missing: str) -> None:
-    """Names what is missing once ``progressDeadline`` is over.  Never a verdict."""
+    """Names what is missing once ``progressDeadline`` is over.  Never a verdict.
+
+    A large package gets the time that fetching it may take on top.
+    """
     rollout = draft.rollout
     assert rollout is not None
-    if rollout.fetched >= seconds(draft.i.spec.rollout.progress_deadline):
+    record = draft.revision(rollout.revision)
+    size = record.package.size if record else 0
+    patience = seconds(draft.i.spec.rollout.progress_deadline) + fetch_seconds(size)
+    if rollout.fetched >= patience:
         way_out = f"It goes on by itself when that is there, or: {annotate(draft.i.name, 'abort')}"
         draft.waiting = with_way_out(f"No progress within progressDeadline: {missing}.", way_out)
         draft.waiting_reason = "ProgressDeadlineExceeded"

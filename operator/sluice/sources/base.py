@@ -30,6 +30,8 @@ class Reader:
     offset: int = 0
     version: str | None = None
     """Names these bytes (an ETag), so that a resumed transfer cannot mix two versions."""
+    digest: str | None = None
+    """``sha256:…`` of the whole file, when the address pins it: other bytes are refused."""
 
 
 class Source(Protocol):
@@ -41,6 +43,10 @@ class Source(Protocol):
         self, name: str, *, offset: int = 0, version: str | None = None
     ) -> AbstractAsyncContextManager[Reader]:
         """The file ``name`` below the address, or the address itself for ``SELF``."""
+        ...
+
+    async def file_name(self) -> str:
+        """What to call the file that ``SELF`` is; empty when the address can only be a package."""
         ...
 
     async def close(self) -> None:
@@ -99,7 +105,8 @@ def untrusted(server: str) -> SourceError:
     """The other side may be an impostor."""
     return SourceError(
         f"The TLS certificate of {server} is not trusted.",
-        hint="Point SSL_CERT_FILE at the authority that signed it.",
+        hint="Give the authority that signed it as text in SLUICE_CA_CERTIFICATES (a key of the "
+        "Secret), or point SSL_CERT_FILE at it.",
         reason="AccessDenied",
     )
 

@@ -47,6 +47,9 @@ class LocalSource:
             stream.seek(offset)
             yield Reader(_chunks(stream, address), size, offset)
 
+    async def file_name(self) -> str:
+        return self.address.name
+
     def _descriptor(self, address: Address, path: Path) -> int:
         try:
             real = path.resolve(strict=True)

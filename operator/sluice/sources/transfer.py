@@ -65,6 +65,7 @@ class _State:
     hash: _Hash = field(default_factory=hashlib.sha256)
     written: int = 0
     version: str | None = None
+    pinned: str | None = None
 
     def restart(self) -> None:
         self.sink.seek(0)
@@ -83,31 +84,48 @@ async def copy_to_file(
     first_wait: float = FIRST_WAIT,
 ) -> Transferred:
     """Copy ``name`` to the new file ``target``; what was read is kept between tries."""
-    address = source.address if name == SELF else source.address.child(name)
     try:
-        sink = target.open("xb")
-    except OSError as error:
+        with target.open("xb") as sink:
+            state = _State(sink)
+            await _patiently(source, name, state, budget, progress, attempts, first_wait)
+    except OSError as error:  # also when the last bytes, at the end, find the disk full
         raise _cannot_write(target, error) from error
-    with sink:
-        state = _State(sink)
-        for attempt in range(1, attempts + 1):
-            before = state.written
-            try:
-                await _once(source, name, address, state, budget, progress)
-                break
-            except SourceError as error:
-                if not error.retryable or attempt == attempts:
-                    raise
-                wait = _wait(attempt, first_wait, error)
-                progress(
-                    f"{error.message} Trying again in {wait:.1f} s ({attempt}/{attempts - 1})."
-                )
-                if state.written == before:
-                    # No byte came: an ETag from an earlier try may be what the server chokes on.
-                    state.restart()
-                await asyncio.sleep(wait)
-        budget.used += state.written
-        return Transferred(state.written, f"sha256:{state.hash.hexdigest()}")
+    address = source.address if name == SELF else source.address.child(name)
+    budget.used += state.written
+    digest = f"sha256:{state.hash.hexdigest()}"
+    if state.pinned is not None and digest != state.pinned:
+        raise SourceError(
+            f"{address.shown} has digest {digest}, but its address pins {state.pinned}.",
+            hint="The server's copy is damaged or was changed: publish it again.",
+            reason="Corrupt",
+        )
+    return Transferred(state.written, digest)
+
+
+async def _patiently(
+    source: Source,
+    name: str,
+    state: _State,
+    budget: Budget,
+    progress: Progress,
+    attempts: int,
+    first_wait: float,
+) -> None:
+    address = source.address if name == SELF else source.address.child(name)
+    for attempt in range(1, attempts + 1):
+        before = state.written
+        try:
+            return await _once(source, name, address, state, budget, progress)
+        except SourceError as error:
+            if not error.retryable or attempt == attempts:
+                raise
+            wait = _wait(attempt, first_wait, error)
+            progress(f"{error.message} Trying again in {wait:.1f} s ({attempt}/{attempts - 1}).")
+            if state.written == before:
+                # No byte came: an ETag from an earlier try may be what the server chokes on.
+                state.restart()
+            await asyncio.sleep(wait)
+    return None
 
 
 async def _once(
@@ -125,16 +143,13 @@ async def _once(
                 raise unreachable(address, "the file changed while it was read")
             if state.written:
                 state.restart()
-        state.version = reader.version
+        state.version, state.pinned = reader.version, reader.digest
         if reader.size is not None:
             budget.check(address, reader.size)
-        meter = _Meter(address, reader.size, progress)
+        meter = _Meter(address, reader.size, progress, state.written)
         async for chunk in reader.chunks:
             budget.check(address, state.written + len(chunk))
-            try:
-                state.sink.write(chunk)
-            except OSError as error:
-                raise _cannot_write(Path(state.sink.name), error) from error
+            state.sink.write(chunk)
             state.hash.update(chunk)
             state.written += len(chunk)
             meter.show(state.written)
@@ -166,17 +181,30 @@ class _Meter:
 
     EVERY = 5.0
 
-    def __init__(self, address: Address, size: int | None, progress: Progress) -> None:
+    def __init__(
+        self, address: Address, size: int | None, progress: Progress, begun_at: int = 0
+    ) -> None:
         self._address, self._size, self._progress = address, size, progress
-        self._next = time.monotonic() + self.EVERY
+        self._start, self._begun_at = time.monotonic(), begun_at
+        self._next = self._start + self.EVERY
 
     def show(self, written: int) -> None:
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + self.EVERY
-        whole = f" of {human(self._size)}" if self._size else ""
-        self._progress(f"{self._address.name}: {human(written)}{whole}")
+        self._progress(self.line(written, now - self._start))
+
+    def line(self, written: int, seconds: float) -> str:
+        """``name: 1.2 GiB of 3.0 GiB, 40.0 MiB/s, 46 s to go``."""
+        rate = (written - self._begun_at) / max(seconds, 1e-3)
+        parts = f"{self._address.name}: {human(written)}"
+        if self._size:
+            parts += f" of {human(self._size)}"
+        parts += f", {human(int(rate))}/s"
+        if self._size and rate >= 1:
+            parts += f", {max(self._size - written, 0) / rate:.0f} s to go"
+        return parts
 
 
 def human(size: int) -> str:

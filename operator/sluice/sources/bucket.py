@@ -1,8 +1,6 @@
-"""``s3://BUCKET/KEY`` on any S3 server, configured by the usual AWS_* environment variables.
+"""``s3://``, ``gs://`` and ``az://``: objects below one prefix of one bucket or container.
 
-The node's own credentials (instance metadata) are used only when AWS_EC2_METADATA_DISABLED=false
-says so: fetching a model must not silently run with the rights of the machine it landed on.
-Without any credentials requests are anonymous.
+Called through ``registry``; what differs between the three is in ``stores``.
 
 obstore's synchronous calls are used, in threads: its asynchronous ones hold Python objects in
 threads of their own, and a process that ended right after them was aborted in 12 of 90 runs.
@@ -13,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,10 +25,10 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import S3Store
 
 from sluice.errors import SourceError
 from sluice.sources.address import Address
+from sluice.sources.authorities import extra_authorities
 from sluice.sources.base import (
     CHUNK,
     SELF,
@@ -42,6 +40,7 @@ from sluice.sources.base import (
     unreachable,
     untrusted,
 )
+from sluice.sources.stores import STORES, Store
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -52,24 +51,10 @@ IDLE_SECONDS = 30
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _REGION = re.compile(r"<Region>([a-z0-9-]{1,32})</Region>")
 _STATUS = re.compile(r"status code: (\d{3})")
-_BAD_KEYS = {
-    "SignatureDoesNotMatch",
-    "InvalidAccessKeyId",
-    "ExpiredToken",
-    "InvalidToken",
-    "XAdminUserNotFound",  # Versity's gateway answers an unknown key with 404
-}
-_WRONG_REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraint"}
-_CREDENTIALS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-)
 
 
-class S3:
-    """Reads and writes objects below one prefix of one bucket."""
+class Bucket:
+    """Reads and writes objects below one prefix."""
 
     def __init__(
         self,
@@ -80,30 +65,30 @@ class S3:
     ) -> None:
         self.address = address
         self._prefix = address.path.strip("/")
-        more: ClientConfig = {}
-        if authority := _authority(os.environ):
-            more["root_certificate"] = authority
+        self._kind = STORES[address.scheme]
+        options: ClientConfig = {
+            # An endpoint given as http:// is the user's explicit choice of no TLS.
+            "allow_http": self._kind.endpoint(os.environ).startswith("http://"),
+            "connect_timeout": timedelta(seconds=connect_seconds),
+            "read_timeout": timedelta(seconds=idle_seconds),
+            "timeout": timedelta(hours=24),  # the caller's deadline is the real one
+        }
+        authorities = extra_authorities(*self._kind.authority_files)
+        if authorities is not None:
+            options["root_certificate"] = authorities.encode()
         try:
-            self._store = S3Store(
-                address.host,
-                config={"skip_signature": True} if _anonymous(os.environ) else {},
-                client_options={
-                    # An endpoint given as http:// is the user's explicit choice of no TLS.
-                    "allow_http": _endpoint(os.environ).startswith("http://"),
-                    "connect_timeout": timedelta(seconds=connect_seconds),
-                    "read_timeout": timedelta(seconds=idle_seconds),
-                    "timeout": timedelta(hours=24),  # the caller's deadline is the real one
-                    **more,
-                },
-                # All patience is in `transfer`, which knows what was already read.
-                retry_config={"max_retries": 0},
-            )
-        except BaseError as error:
+            self._store = self._kind.connect(address.host, os.environ, options)
+        except (BaseError, ValueError) as error:
+            # Not its text: the client may quote a key that it cannot read.
             raise SourceError(
-                f"The S3 client cannot be set up for {address.shown}: {_first_line(error)}.",
-                hint="Check the AWS_* environment variables.",
+                f"The {self._kind.name} client cannot be set up for {address.shown}: "
+                f"{type(error).__name__}.",
+                hint=f"Check the {self._kind.variables} environment variables, and the name.",
                 reason="InvalidAddress",
             ) from error
+
+    async def file_name(self) -> str:
+        return self.address.name
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self._prefix, name) if part)
@@ -122,7 +107,7 @@ class S3:
         try:
             result = await asyncio.to_thread(obstore.get, self._store, key, options=options)
         except (BaseError, OSError) as error:
-            raise _explain(address, error) from error
+            raise _explain(self._kind, address, error) from error
         start, _ = result.range
         size = result.meta["size"]
         yield Reader(_chunks(result, address, size), size, start, result.meta["e_tag"])
@@ -145,7 +130,7 @@ class S3:
         try:
             meta = await asyncio.to_thread(obstore.head, self._store, self._key(name))
         except (BaseError, OSError) as error:
-            explained = _explain(self.address.child(name), error)
+            explained = _explain(self._kind, self.address.child(name), error)
             if explained.reason == "Missing":
                 return None
             raise explained from error
@@ -155,36 +140,10 @@ class S3:
         try:
             await asyncio.to_thread(obstore.put, self._store, self._key(name), file)
         except (BaseError, OSError) as error:
-            raise _explain(self.address.child(name), error) from error
+            raise _explain(self._kind, self.address.child(name), error) from error
 
     async def close(self) -> None:
         """Connections close with the store."""
-
-
-def _anonymous(environ: Mapping[str, str]) -> bool:
-    if environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "false":
-        return False
-    return not any(environ.get(name) for name in _CREDENTIALS)
-
-
-def _authority(environ: Mapping[str, str]) -> bytes | None:
-    """Certificates to trust beside the system's: a store in one's own network has its own."""
-    path = environ.get("AWS_CA_BUNDLE") or environ.get("SSL_CERT_FILE")
-    if not path:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise SourceError(
-            f"The certificate file {path} cannot be read: {error.strerror}.",
-            hint="Correct AWS_CA_BUNDLE or SSL_CERT_FILE.",
-            reason="AccessDenied",
-        ) from error
-
-
-def _endpoint(environ: Mapping[str, str]) -> str:
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    return next((environ[name] for name in names if environ.get(name)), "")
 
 
 async def _chunks(result: obstore.GetResult, address: Address, size: int) -> AsyncIterator[bytes]:
@@ -200,59 +159,65 @@ async def _chunks(result: obstore.GetResult, address: Address, size: int) -> Asy
         raise cut_off(address, got, size) from error
 
 
-def _explain(address: Address, error: Exception) -> SourceError:
+def _explain(kind: Store, address: Address, error: Exception) -> SourceError:
     """The server's word in ours.  Its text is never passed on: it may quote what was signed."""
     text = str(error)
     found = _CODE.search(text)
     code = found.group(1) if found else ""
-    if code == "NoSuchBucket":
+    if code in kind.no_place or any(words in text for words in kind.no_place_words):
         return SourceError(
-            f"There is no bucket {address.host!r} on {_where(text)}.",
-            hint="Check the bucket's name and AWS_ENDPOINT_URL.",
+            f"There is no {kind.place} {address.host!r} on {_where(kind, text)}.",
+            hint=f"Check the {kind.place}'s name and {kind.endpoint_variable}.",
             reason="Missing",
         )
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in _BAD_KEYS:
+    status = _STATUS.search(text)
+    if (
+        isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        or code in kind.bad_keys
+        or (status is not None and status.group(1) in ("401", "403"))
+        or any(words in text for words in kind.no_token_words)
+    ):
         return denied(address, code)
     if isinstance(error, NotFoundError | FileNotFoundError):
         return missing(address)
-    if code in _WRONG_REGION or "StatusCode(301)" in text or "status code: 301" in text:
+    if code in kind.wrong_region or "StatusCode(301)" in text or "status code: 301" in text:
         region = _REGION.search(text)
         return SourceError(
             f"The bucket {address.host!r} is not in the region that was asked.",
             hint=f"Set AWS_REGION{'=' + region.group(1) if region else ''}.",
             reason="AccessDenied",
         )
-    if "InvalidCertificate" in text:
-        return untrusted(_where(text))
+    if "InvalidCertificate" in text or "invalid peer certificate" in text:
+        return untrusted(_where(kind, text))
     if isinstance(error, PreconditionError):
         return unreachable(address, "the object changed while it was read")
     if "timed out" in text.lower() or "timedout" in text.lower():
         return timed_out(address, "no answer within the time limit")
-    return _other(address, code, text)
+    return _other(kind, address, code, text)
 
 
-def _other(address: Address, code: str, text: str) -> SourceError:
+def _other(kind: Store, address: Address, code: str, text: str) -> SourceError:
     status = _STATUS.search(text)
     if status is None:
-        return unreachable(address, f"no connection to {_where(text)}")
+        where = _where(kind, text)
+        if "dns error" in text.lower() or "failed to lookup address" in text.lower():
+            return unreachable(address, f"the name in {where} is not known")
+        return unreachable(address, f"no connection to {where}")
     number = int(status.group(1))
     detail = f"HTTP {number}{' ' + code if code else ''}"
     if number >= 500 or number in (408, 429) or code in ("SlowDown", "RequestTimeout"):
         return unreachable(address, detail)
     return SourceError(
-        f"{address.shown}: the S3 server answers {detail}.",
-        hint="Check the bucket, the key and the AWS_* environment variables.",
+        f"{address.shown}: the {kind.name} server answers {detail}.",
+        hint=f"Check the {kind.place}, the key and the {kind.variables} environment variables.",
         reason="Unreachable",
     )
 
 
-_HOST = re.compile(r"\b(https?://[^/\s\"]+)")
+_HOST = re.compile(r"\b(https?://[^/\s\"?@]+)")
 
 
-def _where(text: str) -> str:
-    found = _HOST.search(text)
-    return found.group(1) if found else "the S3 server"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _where(kind: Store, text: str) -> str:
+    # A signed address is left out of the text: then what was configured tells more than nothing.
+    found = _HOST.search(text) or _HOST.search(kind.endpoint(os.environ))
+    return found.group(1) if found else f"the {kind.name} server"
