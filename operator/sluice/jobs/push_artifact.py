@@ -14,6 +14,8 @@ from pathlib import Path
 
 from sluice.package.load import Package
 from sluice.package.manifest import MANIFEST_NAME
+from sluice.package.signing import read_signature
+from sluice.signature import SIGNATURE_NAME
 from sluice.sources import Address
 from sluice.sources.address import CONTENT_TAG
 from sluice.sources.oci import Layer, build_config, build_manifest
@@ -70,12 +72,16 @@ def _files(package: Package, scratch: Path) -> dict[str, Path]:
         verified.write_bytes(package.model_bytes)
         return {package.path.name: verified}
     entries = [entry.path for entry in package.manifest.files]
+    if (package.path / SIGNATURE_NAME).exists():
+        read_signature(package.path)
+        entries.append(SIGNATURE_NAME)
     return {path: package.path / path for path in (MANIFEST_NAME, *entries)}
 
 
 def _layer(package: Package, path: str, file: Path) -> Layer:
-    listed = {entry.path: f"sha256:{entry.sha256}" for entry in package.manifest.files}
-    digest = package.digest if package.bare or path == MANIFEST_NAME else listed[path]
+    digests = {entry.path: f"sha256:{entry.sha256}" for entry in package.manifest.files}
+    digests[package.path.name if package.bare else MANIFEST_NAME] = package.digest
+    digest = digests.get(path) or _digest(file.read_bytes())
     return Layer(path, digest, file.stat().st_size, _kind(package, path))
 
 
