@@ -23,7 +23,7 @@ from sluice.errors import PackageError, SluiceError
 from sluice.package.manifest import Input, ModelFile, Output
 from sluice.runtime.server import Options, load
 
-REASONS = {"BareCodeFile", "UnknownFormat", "UnsafeModel", "TooLarge", "NotTrusted"}
+REASONS = {"BareCodeFile", "Corrupt", "UnknownFormat", "UnsafeModel", "TooLarge", "NotTrusted"}
 MEMORY = 384 * 1024**2
 """Of address space: what Python maps, and less than any bomb would take."""
 

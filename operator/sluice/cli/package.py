@@ -70,7 +70,15 @@ def command(
     preprocess: str | None,
     no_golden: bool,
 ) -> None:
-    """Turn MODEL (joblib, pickle or ONNX) into a model package."""
+    """Turn MODEL into a model package.
+
+    MODEL is ONNX, XGBoost (.ubj, .json), LightGBM (.txt), CatBoost (.cbm), joblib or pickle; what
+    it is follows from its content.
+
+    \b
+    sluice package model.ubj --examples rows.parquet --label late
+    sluice package model.joblib --examples rows.parquet --trust-file sha256:…
+    """
     from sluice.package.from_file import Options, package_file
 
     saved = package_file(

@@ -26,6 +26,8 @@ from sluice.package.manifest import (
     PROFILE_NAME,
     digest_of,
 )
+from sluice.package.native.fitted import NativeSource
+from sluice.package.native.reader import is_native, read_native
 from sluice.package.save import Saved, read_code, write
 from sluice.package.sniff import look, sniff
 
@@ -68,6 +70,8 @@ def package_file(options: Options, *, say: Say, ask: Ask | None) -> Saved:
     request = _request(options, sources)
     if found.format == "onnx":
         request.onnx, request.external = data, outside
+    elif is_native(found.format):
+        request.native = _native(options, data, found.format)
     elif found.format in ("joblib", "pickle"):
         _consent(options, data, sources, say, ask)
         _load(request, data, "joblib" if found.format == "joblib" else "pickle", options)
@@ -81,6 +85,15 @@ def package_file(options: Options, *, say: Say, ask: Ask | None) -> Saved:
     for note in saved.notes:
         say(note)
     return saved
+
+
+def _native(options: Options, data: bytes, format_: str) -> NativeSource:
+    if options.code or options.preprocess is not None:
+        raise InvalidInputError(
+            f"--code and --preprocess do not go with a {format_} file, which is data.",
+            hint="Package the fitted pipeline as a joblib file, or preprocess before the model.",
+        )
+    return NativeSource(data, read_native(format_, data))
 
 
 def _read(path: Path) -> bytes:

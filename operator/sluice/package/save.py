@@ -25,6 +25,7 @@ from sluice.package.manifest import (
     digest_of,
     encode,
 )
+from sluice.package.native.fitted import NativeSource, is_booster, native_source
 from sluice.package.trust import requires_trust
 
 
@@ -94,7 +95,20 @@ def save(
         request.onnx = onnx
     else:
         request.model = model
+        request.native = _native(model, request)
     return write(build(request), Path(out))
+
+
+def _native(model: Any, request: Request) -> NativeSource | None:
+    """The library's own file, which is data; None where only the object itself can serve."""
+    if request.code or request.preprocess is not None:
+        return None
+    try:
+        return native_source(model)
+    except PackageError as error:
+        if error.reason != "UnknownFormat" or is_booster(model):
+            raise
+        return None
 
 
 def write(built: Built, out: Path) -> Saved:
