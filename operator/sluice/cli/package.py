@@ -72,7 +72,8 @@ def command(
 ) -> None:
     """Turn MODEL into a model package.
 
-    MODEL is ONNX, XGBoost (.ubj, .json), LightGBM (.txt), CatBoost (.cbm), joblib or pickle; what
+    MODEL is ONNX, XGBoost (.ubj, .json), LightGBM (.txt), CatBoost (.cbm), skops, joblib or
+    pickle; what
     it is follows from its content.
 
     \b

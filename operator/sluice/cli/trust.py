@@ -24,7 +24,7 @@ def request(package: Path, namespaces: tuple[str, ...]) -> None:
     from sluice.package.inspect import imports_of
     from sluice.package.load import open_package
     from sluice.package.plain_text import printable
-    from sluice.package.trust import trust_policy
+    from sluice.package.trust import trust_policy, what_loading_does
 
     opened = open_package(package, check_environment=False)
     manifest = opened.manifest
@@ -32,7 +32,8 @@ def request(package: Path, namespaces: tuple[str, ...]) -> None:
         manifest.name, opened.digest, list(namespaces), manifest.model.trust_class
     )
     click.echo(
-        f"# {manifest.model.format} of class {manifest.model.trust_class}: loading it runs code."
+        f"# {manifest.model.format} of class {manifest.model.trust_class}: "
+        f"{what_loading_does(manifest)}."
     )
     for name in imports_of(opened)[:40]:
         click.echo(f"#   imports {printable(name)}")

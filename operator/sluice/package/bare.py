@@ -50,6 +50,12 @@ def describe_bare(name: str, data: bytes) -> Manifest:
         raise _refuse_code(name, data, found.format)
     if is_native(found.format):
         return decode(encode(native_manifest(name, data, read_native(found.format, data))))
+    if found.format == "skops":
+        raise PackageError(
+            f"{name} is a bare skops file, which does not say what it takes.",
+            hint="Package it: `sluice package model.skops --examples X.parquet`.",
+            reason="BareCodeFile",
+        )
     if found.onnx is None:
         raise PackageError(
             f"{name} is a {found.format} model, which this version does not serve.",

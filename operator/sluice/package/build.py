@@ -31,6 +31,7 @@ from sluice.package.examples import (
 )
 from sluice.package.features import Columns
 from sluice.package.golden import make_golden
+from sluice.package.inspect_archive import inspect_archive
 from sluice.package.inspect_pickle import inspect_pickle
 from sluice.package.manifest import (
     GOLDEN_NAME,
@@ -325,6 +326,9 @@ class _Build:
 
     def _original(self) -> ModelFile:
         request = self.request
+        if request.original is not None and request.original_format == "skops":
+            self.files["model.skops"] = request.original
+            return ModelFile(file="model.skops", format="skops", trust_class="Restricted")
         data = request.original if request.original is not None else _dump(request.model)
         kind: Format = request.original_format if request.original is not None else "joblib"
         kind = "joblib" if _has_arrays(data) else kind
@@ -341,11 +345,13 @@ class _Build:
             requires = {str(model.format): library}
             self.files[LOCK_NAME] = environment.lock(requires).encode()
             return [], Environment(requires=requires)
-        if model.trust_class != "Code":
+        if model.trust_class == "Data":
             return [], Environment()
-        report = inspect_pickle(self.files[model.file])
+        look_at = inspect_archive if model.format == "skops" else inspect_pickle
+        report = look_at(self.files[model.file])
         requires = globals_check.check_globals(report.imports, self.request.code)
-        requires |= environment.distributions_of(["joblib"])[0] if model.format == "joblib" else {}
+        if model.format in ("joblib", "skops"):
+            requires |= environment.distributions_of([model.format])[0]
         self.files[LOCK_NAME] = environment.lock(requires).encode()
         return report.imports, Environment(python=environment.python_version(), requires=requires)
 

@@ -16,7 +16,8 @@ from sluice.errors import PackageError
 from sluice.package.manifest import Manifest
 
 _SAME_MAJOR_IS_ENOUGH = {
-    "numpy", "scipy", "pandas", "joblib", "threadpoolctl", "xgboost", "lightgbm", "catboost",
+    "numpy", "scipy", "pandas", "joblib", "threadpoolctl", "skops",
+    "xgboost", "lightgbm", "catboost",
 }  # fmt: skip
 """Libraries whose pickles load across minor versions, and those that promise it of their model
 files; other model libraries do not."""

@@ -26,7 +26,7 @@ from sluice.package.manifest import (
     encode,
 )
 from sluice.package.native.fitted import NativeSource, is_booster, native_source
-from sluice.package.trust import requires_trust
+from sluice.package.trust import requires_trust, what_loading_does
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -133,7 +133,7 @@ def write(built: Built, out: Path) -> Saved:
     notes = list(built.notes)
     if requires_trust(built.manifest):
         notes.append(
-            "Loading it runs code, so a cluster needs a TrustPolicy: "
+            f"{what_loading_does(built.manifest).capitalize()}, so a cluster needs a TrustPolicy: "
             f"`sluice trust request {out} --namespace NS` prints it."
         )
     return Saved(out, digest_of(raw), built.manifest, tuple(notes))
