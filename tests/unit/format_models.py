@@ -76,6 +76,8 @@ def _xgboost() -> list[Fitted]:
     stopped.fit(numbers[:200], two(frame)[:200], verbose=False,
                 eval_set=[(numbers[200:], two(frame)[200:])])  # fmt: skip
     assert stopped.best_iteration < 50
+    pruned = xgboost.XGBClassifier(tree_method="exact", gamma=1.0, **small)
+    pruned.fit(numbers, two(frame))
     ranker = xgboost.XGBRanker(**small).fit(numbers, two(frame), qid=np.arange(ROWS) // 10)
     data = xgboost.DMatrix(numbers, three(frame))
     booster = xgboost.train(
@@ -96,6 +98,7 @@ def _xgboost() -> list[Fitted]:
         Fitted("XGBClassifier by dart", dart, numbers, two(frame), dart.predict_proba),
         Fitted("XGBRFClassifier", forest, numbers, two(frame), forest.predict_proba),
         Fitted("XGBClassifier stopped early", stopped, numbers, None, stopped.predict_proba),
+        Fitted("XGBClassifier pruned", pruned, numbers, two(frame), pruned.predict_proba),
         Fitted("XGBRanker", ranker, numbers, None, ranker.predict),
         Fitted("xgboost.Booster", booster, numbers, two(frame), _both(probability)),
         Fitted("xgboost.Booster of softmax", maximum, numbers, three(frame), votes),
@@ -113,6 +116,8 @@ def _lightgbm() -> list[Fitted]:
     forest = lightgbm.LGBMClassifier(
         boosting_type="rf", bagging_freq=1, bagging_fraction=0.6, **small
     ).fit(numbers, two(frame))
+    coded = lightgbm.LGBMClassifier(min_data_per_group=5, **small)
+    coded.fit(numbers, two(frame), categorical_feature=["visits"])
     ranker = lightgbm.LGBMRanker(**small).fit(numbers, two(frame), group=[10] * (ROWS // 10))
     data = lightgbm.Dataset(numbers.rename(columns={"b": "a b"}), two(frame))
     booster = lightgbm.train({"objective": "binary", "verbose": -1}, data, 8)
@@ -121,6 +126,7 @@ def _lightgbm() -> list[Fitted]:
         Fitted("LGBMClassifier of three", several, numbers, three(frame), several.predict_proba),
         Fitted("LGBMRegressor", value, frame, frame.visits, value.predict),
         Fitted("LGBMClassifier by rf", forest, numbers, two(frame), forest.predict_proba),
+        Fitted("LGBMClassifier of codes", coded, numbers, two(frame), coded.predict_proba),
         Fitted("LGBMRanker", ranker, numbers, None, ranker.predict),
         Fitted("lightgbm.Booster", booster, numbers.rename(columns={"b": "a b"}), two(frame),
                _both(booster.predict)),

@@ -126,8 +126,8 @@ def _features(text: str, head: dict[str, str], names: tuple[str, ...]) -> tuple[
     if len(ranges) != len(names):
         damaged(KIND, f"it has {len(names)} features and {len(ranges)} ranges")
     lists = _category_lists(text)
-    where = _categorical_columns(text, ranges, len(lists))
-    coded = dict(zip(where, lists, strict=True)) if lists else {}
+    where = _categorical_columns(text, ranges, len(lists)) if lists else []
+    coded = dict(zip(where, lists, strict=True))
     features = []
     for index, (name, found) in enumerate(zip(names, ranges, strict=True)):
         categories = coded.get(index)

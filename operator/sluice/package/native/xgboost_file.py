@@ -302,7 +302,9 @@ def _check_tree(index: int, tree: _Object, features: int) -> None:
         damaged(KIND, f"a node of tree {index} has one child")
     _check_parents(index, tree.numbers("parents"), left, right, inner)
     check_children(KIND, index, left[inner], right[inner])
-    check_range(KIND, f"a feature of tree {index}", tree.numbers("split_indices"), 0, features)
+    # A node that was pruned away stays in the list with a feature that does not exist.
+    used = tree.numbers("split_indices")[inner]
+    check_range(KIND, f"a feature of tree {index}", used, 0, features)
     if tree.has("split_type"):
         _check_categories(index, tree, nodes)
 
