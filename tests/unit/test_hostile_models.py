@@ -25,7 +25,7 @@ from sluice.runtime.options import Options
 from sluice.runtime.sandbox.confine import Sandbox
 from sluice.runtime.server import load
 
-REASONS = {"BareCodeFile", "UnknownFormat", "UnsafeModel", "TooLarge", "NotTrusted"}
+REASONS = {"BareCodeFile", "Corrupt", "UnknownFormat", "UnsafeModel", "TooLarge", "NotTrusted"}
 MEMORY = 384 * 1024**2
 """Of address space: what Python maps, and less than any bomb would take."""
 

@@ -83,10 +83,14 @@ def command(
     wheels: Path | None,
     any_minor: bool,
 ) -> None:
-    """Turn MODEL (joblib, pickle or ONNX) into a model package.
+    """Turn MODEL into a model package.
+
+    MODEL is ONNX, XGBoost (.ubj, .json), LightGBM (.txt), CatBoost (.cbm), skops, joblib or
+    pickle; what it is follows from its content.
 
     \b
-    sluice package model.joblib --examples rows.parquet --label late --out flights
+    sluice package model.ubj --examples rows.parquet --label late --out flights
+    sluice package model.joblib --examples rows.parquet --trust-file sha256:…
     sluice package model.joblib --examples rows.parquet --no-convert --wheels wheelhouse
     """
     from sluice.package.from_file import Options, package_file

@@ -46,11 +46,14 @@ def request(
     from sluice.package.inspect import imports_of
     from sluice.package.load import open_package
     from sluice.package.plain_text import printable
+    from sluice.package.trust import what_loading_does
 
     opened = open_package(package, check_environment=False)
     policy = _policy(opened, list(namespaces), signer, signer_name)
     model = opened.manifest.model
-    click.echo(f"# {model.format} of class {model.trust_class}: loading it runs code.")
+    click.echo(
+        f"# {model.format} of class {model.trust_class}: {what_loading_does(opened.manifest)}."
+    )
     for name in imports_of(opened)[:40]:
         click.echo(f"#   imports {printable(name)}")
     for wheel in opened.manifest.wheels:

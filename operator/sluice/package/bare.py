@@ -22,6 +22,10 @@ from sluice.package.manifest import (
     encode,
 )
 from sluice.package.manifest import Output as OutputSpec
+from sluice.package.native.description import NativeModel
+from sluice.package.native.fitted import NativeSource
+from sluice.package.native.reader import is_native, read_native
+from sluice.package.native.schema import bare_inputs
 from sluice.package.onnx_file import OnnxFile, Value
 from sluice.package.sniff import sniff
 from sluice.package.trust import ways_out
@@ -44,6 +48,14 @@ def describe_bare(name: str, data: bytes) -> Manifest:
     found = sniff(data)
     if found.pickled:
         raise _refuse_code(name, data, found.format)
+    if is_native(found.format):
+        return decode(encode(native_manifest(name, data, read_native(found.format, data))))
+    if found.format == "skops":
+        raise PackageError(
+            f"{name} is a bare skops file, which does not say what it takes.",
+            hint="Package it: `sluice package model.skops --examples X.parquet`.",
+            reason="BareCodeFile",
+        )
     if found.onnx is None:
         raise PackageError(
             f"{name} is a {found.format} model, which this version does not serve.",
@@ -61,6 +73,28 @@ def describe_bare(name: str, data: bytes) -> Manifest:
         raise _undescribed(error.message[:200]) from None
 
 
+def native_manifest(name: str, data: bytes, model: NativeModel) -> Manifest:
+    """Features, categories, task and labels from a file of XGBoost, LightGBM or CatBoost."""
+    from sluice.package.outcome import native_outcome
+
+    source = NativeSource(data, model)
+    task, output = native_outcome(model, None, None)
+    entry = FileEntry(path=source.file, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    return Manifest(
+        name=_name(name),
+        task=task,
+        model=ModelFile(file=source.file, format=model.format, trust_class="Data"),
+        inputs=bare_inputs(model),
+        output=output,
+        files=(entry,),
+        conversion=Conversion(detail="bare model file; the schema is inferred from it"),
+    )
+
+
+def _name(file: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", file.rsplit(".", 1)[0]).strip("-")[:60] or "model"
+
+
 def onnx_manifest(name: str, data: bytes, model: OnnxFile) -> Manifest:
     """Inputs, layout, task and labels from an ONNX graph's own description."""
     layout, inputs = infer_inputs(model)
@@ -68,7 +102,7 @@ def onnx_manifest(name: str, data: bytes, model: OnnxFile) -> Manifest:
     positive = labels[-1] if labels is not None and len(labels) == 2 else None
     entry = FileEntry(path="model.onnx", sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     return Manifest(
-        name=re.sub(r"[^A-Za-z0-9]+", "-", name.rsplit(".", 1)[0]).strip("-")[:60] or "model",
+        name=_name(name),
         task="classification" if labels is not None else "regression",
         model=ModelFile(file="model.onnx", format="onnx", trust_class="Data"),
         layout="Matrix" if layout == "Matrix" else "Columns",

@@ -32,6 +32,7 @@ from sluice.package.examples import (
 )
 from sluice.package.features import Columns
 from sluice.package.golden import make_golden
+from sluice.package.inspect_archive import inspect_archive
 from sluice.package.inspect_pickle import inspect_pickle
 from sluice.package.manifest import (
     GOLDEN_NAME,
@@ -51,7 +52,10 @@ from sluice.package.manifest import (
     Task,
     canonical_json,
 )
-from sluice.package.outcome import onnx_outcome, python_outcome
+from sluice.package.native.engines import native_scorer
+from sluice.package.native.fitted import NativeSource
+from sluice.package.native.schema import arrange, fitted_inputs, plain_categories
+from sluice.package.outcome import native_outcome, onnx_outcome, python_outcome
 from sluice.package.parity import Scorer, judge
 from sluice.package.profile import make_profile
 from sluice.package.scoring import ModelSchema, OnnxScorer, PythonScorer, answer
@@ -71,7 +75,11 @@ class Request:
     onnx: bytes | None = None
     external: dict[str, bytes] = field(default_factory=dict)
     """Files beside the ONNX file that hold some of its tensors."""
+    native: NativeSource | None = None
+    """A file of XGBoost, LightGBM or CatBoost, in place of ``model``."""
     original: bytes | None = None
+    original_format: Literal["skops"] | None = None
+    """Of ``original``, unless it is joblib or pickle."""
     name: str = "model"
     threshold: float | None = None
     positive: Label | None = None
@@ -112,9 +120,11 @@ class _Build:
         self.accepted: set[str] = set()
         """Columns that the original answers without."""
         self.frame = _ordered(
-            as_frame(request.examples, _names(request.model)), request, self.notes
+            as_frame(request.examples, _column_names(request)), request, self.notes
         )
         self.inputs, self.columns = describe(self.frame)
+        if request.native is not None:
+            self.inputs = fitted_inputs(self.inputs, request.native.model)
         _known_columns(request.nullable, self.frame)
         self.task, self.output = self._outcome()
         self.layout = self._layout()
@@ -154,6 +164,8 @@ class _Build:
         asked = self.request
         if asked.onnx is not None:
             return onnx_outcome(asked.onnx, asked.threshold, asked.positive)
+        if asked.native is not None:
+            return native_outcome(asked.native.model, asked.threshold, asked.positive)
         return python_outcome(asked.model, asked.threshold, asked.positive)
 
     def _layout(self) -> Literal["Columns", "Matrix"]:
@@ -162,6 +174,8 @@ class _Build:
             from sluice.package.onnx_file import read_onnx
 
             return "Matrix" if len(read_onnx(request.onnx).inputs) == 1 else "Columns"
+        if request.native is not None:
+            return "Columns"
         if not isinstance(request.examples, pd.DataFrame):
             return "Matrix"
         if request.preprocess_function is not None:
@@ -187,7 +201,18 @@ class _Build:
                 return OnnxScorer(request.onnx, self.schema, self.output, external=request.external)
             except Exception as error:
                 raise _unusable("ONNX Runtime cannot load the model", error) from None
+        if request.native is not None:
+            return self._native_scorer(request.native)
         return PythonScorer(request.model, self.schema, self.output, request.preprocess_function)
+
+    def _native_scorer(self, native: NativeSource) -> Scorer:
+        try:
+            kind = native.model.format
+            return native_scorer(native.data, kind, self.schema, self.output, native.model)
+        except PackageError:
+            raise
+        except Exception as error:
+            raise _unusable("The model cannot be loaded by its own library", error) from None
 
     # what it accepts
 
@@ -259,6 +284,8 @@ class _Build:
             self.files |= {**request.external, "model.onnx": request.onnx}
             given = Conversion(parity="NotTried", detail="given as ONNX")
             return ModelFile(file="model.onnx", format="onnx", trust_class="Data"), None, given
+        if request.native is not None:
+            return self._native_file(request.native), None, Conversion(detail="given as data")
         conversion = self._convert(usable)
         passed = conversion.parity == "Passed"
         original = None if passed and not request.keep_original else self._original()
@@ -268,6 +295,10 @@ class _Build:
         assert original is not None
         self.notes.append(f"Not converted to ONNX: {conversion.detail}. The original is served.")
         return original, None, conversion
+
+    def _native_file(self, native: NativeSource) -> ModelFile:
+        self.files[native.file] = native.data
+        return ModelFile(file=native.file, format=native.model.format, trust_class="Data")
 
     def _convert(self, usable: Columns) -> Conversion:
         """Try ONNX; on success the scorer and the layout become those of the graph."""
@@ -300,6 +331,9 @@ class _Build:
 
     def _original(self) -> ModelFile:
         request = self.request
+        if request.original is not None and request.original_format is not None:
+            self.files["model.skops"] = request.original
+            return ModelFile(file="model.skops", format="skops", trust_class="Restricted")
         data = request.original if request.original is not None else _dump(request.model)
         kind: Format = "joblib" if _is_joblib(data) else "pickle"
         file = "model.joblib" if kind == "joblib" else "model.pkl"
@@ -310,34 +344,48 @@ class _Build:
 
     def _imports(self, model: ModelFile) -> tuple[list[str], Environment]:
         """Globals of the file that will be loaded, and what must be installed for them."""
-        if model.trust_class != "Code":
-            if self.request.wheels is not None:
-                self.notes.append("The model is data and needs no wheels; none were taken.")
+        if self.request.native is not None:
+            library = environment.installed_version(model.format) or ""
+            requires = {str(model.format): library}
+            self.files[LOCK_NAME] = environment.lock(requires).encode()
+            return [], Environment(requires=requires)
+        if self.request.wheels is not None and model.trust_class != "Code":
+            self.notes.append(
+                f"The model is of class {model.trust_class}; wheels are code, and none were taken."
+            )
+        if model.trust_class == "Data":
             return [], Environment()
-        report = inspect_pickle(self.files[model.file])
+        look_at = inspect_archive if model.format == "skops" else inspect_pickle
+        report = look_at(self.files[model.file])
         requires = globals_check.check_globals(report.imports, self.request.code)
-        requires |= environment.distributions_of(["joblib"])[0] if model.format == "joblib" else {}
-        if self.request.wheels is not None:
-            # What serves the model must then not depend on the image having it.
-            ours = ["joblib", "pandas"] if self.layout == "Columns" else ["joblib"]
-            requires |= environment.distributions_of(ours)[0]
-        lock = environment.lock(requires)
-        self.files[LOCK_NAME] = lock.encode()
-        if self.request.wheels is not None:
-            from sluice.package.wheels import collect
-
-            taken = collect(self.request.wheels, lock)
-            self.files |= taken
-            bound = sorted(path for path in taken if not path.endswith("-none-any.whl"))
-            if bound:
-                self.notes.append(
-                    f"Serves only where these fit: {', '.join(p[len(WHEELS) :] for p in bound)}."
-                )
+        if model.format in ("joblib", "skops"):
+            requires |= environment.distributions_of([model.format])[0]
+        if self.request.wheels is None or model.trust_class != "Code":
+            self.files[LOCK_NAME] = environment.lock(requires).encode()
+        else:
+            requires |= self._wheels(requires, self.request.wheels)
         return report.imports, Environment(
             python=environment.python_version(),
             requires=requires,
             minor=self._minor(),
         )
+
+    def _wheels(self, requires: dict[str, str], folder: Path) -> dict[str, str]:
+        """Wheels for all that serves the model, which must not depend on the image then."""
+        from sluice.package.wheels import collect
+
+        ours = ["joblib", "pandas"] if self.layout == "Columns" else ["joblib"]
+        requires = requires | environment.distributions_of(ours)[0]
+        lock = environment.lock(requires)
+        self.files[LOCK_NAME] = lock.encode()
+        taken = collect(folder, lock)
+        self.files |= taken
+        bound = sorted(path for path in taken if not path.endswith("-none-any.whl"))
+        if bound:
+            self.notes.append(
+                f"Serves only where these fit: {', '.join(p[len(WHEELS) :] for p in bound)}."
+            )
+        return requires
 
     def _minor(self) -> Literal["Any"] | None:
         if not self.request.any_minor:
@@ -377,6 +425,8 @@ class _Build:
                 f"The holdout lacks the column(s) {', '.join(map(repr, absent[:5]))}.",
                 hint="It needs the columns of the examples.",
             )
+        if self.request.native is not None:
+            frame = plain_categories(frame)
         kinds, columns = describe(frame[names])
         for mine, theirs in zip(self.inputs, kinds, strict=True):
             if (mine.type == "string") != (theirs.type == "string"):
@@ -430,8 +480,16 @@ def _names(model: Any) -> list[str] | None:
     return [str(n) for n in names] if names is not None else None
 
 
+def _column_names(request: Request) -> list[str] | None:
+    """The names of an array's columns, where the model has some."""
+    native = request.native
+    return [f.name for f in native.model.features] if native else _names(request.model)
+
+
 def _ordered(frame: pd.DataFrame, request: Request, notes: list[str]) -> pd.DataFrame:
     """The model's own columns in its own order; others are left out and said so."""
+    if request.native is not None:
+        return arrange(frame, request.native.model, notes)
     wanted = _names(request.model)
     if wanted is None or request.preprocess_function is not None:
         return frame

@@ -15,8 +15,15 @@ from typing import NoReturn
 from sluice.errors import PackageError
 from sluice.package.manifest import GOLDEN_NAME, Manifest, canonical_json
 
-_SAME_MAJOR_IS_ENOUGH = {"numpy", "scipy", "pandas", "joblib", "threadpoolctl"}
-"""Libraries whose pickles load across minor versions; model libraries do not promise that."""
+_SAME_MAJOR_IS_ENOUGH = {
+    "numpy", "scipy", "pandas", "joblib", "threadpoolctl", "skops",
+    "xgboost", "lightgbm", "catboost",
+}  # fmt: skip
+"""Libraries whose pickles load across minor versions, and those that promise it of their model
+files; other model libraries do not."""
+
+_ALSO_AS = {"xgboost": ("xgboost-cpu",)}
+"""Distributions that hold the same library under another name."""
 
 _REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 
@@ -43,6 +50,21 @@ def distributions_of(modules: Iterable[str]) -> tuple[dict[str, str], list[str]]
     return found, missing
 
 
+def installed_version(name: str) -> str | None:
+    """The version of a distribution, or of another one that holds the same library."""
+    found = _installed(name)
+    return found.version if found is not None else None
+
+
+def _installed(name: str) -> metadata.Distribution | None:
+    for candidate in (name, *_ALSO_AS.get(name, ())):
+        try:
+            return metadata.distribution(candidate)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
 def lock(requires: dict[str, str]) -> str:
     """``requirements.lock``: the distributions and all that they need, at the versions here."""
     pinned: dict[str, str] = {}
@@ -51,11 +73,10 @@ def lock(requires: dict[str, str]) -> str:
         name = normalized(queue.pop())
         if name in pinned:
             continue
-        try:
-            distribution = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
+        distribution = _installed(name)
+        if distribution is None:
             continue
-        pinned[name] = distribution.version
+        pinned[normalized(distribution.metadata["Name"])] = distribution.version
         queue.extend(_needs(distribution.requires or []))
     return "".join(f"{name}=={version}\n" for name, version in sorted(pinned.items()))
 
@@ -81,9 +102,8 @@ def check_environment(manifest: Manifest) -> None:
         )
     for name, version in sorted(wanted.requires.items()):
         series = _series(name, version)
-        try:
-            installed = own.get(normalized(name)) or metadata.version(name)
-        except metadata.PackageNotFoundError:
+        installed = own.get(normalized(name)) or installed_version(name)
+        if installed is None:
             foreign = _of_other_platforms(manifest, name)
             _mismatch(
                 f"{name} needs {series}, image has none{foreign}", f"Add {name}=={version} to it"

@@ -54,6 +54,12 @@ def as_frame(rows: Any, names: list[str] | None = None) -> pd.DataFrame:
                 hint="For one feature use X.reshape(-1, 1) or a DataFrame with one column.",
             )
         columns = names or [f"x{i}" for i in range(array.shape[1])]
+        if len(columns) != array.shape[1]:
+            raise InvalidInputError(
+                f"The examples have {array.shape[1]} columns; the model was trained on "
+                f"{len(columns)}.",
+                hint="Give exactly the columns of the training data, in its order.",
+            )
         frame = pd.DataFrame(array, columns=columns)
     frame.columns = [str(c) for c in frame.columns]
     twice = frame.columns[frame.columns.duplicated()]

@@ -26,7 +26,10 @@ from sluice.package.manifest import (
     PROFILE_NAME,
     digest_of,
 )
+from sluice.package.native.fitted import NativeSource
+from sluice.package.native.reader import is_native, read_native
 from sluice.package.save import Saved, read_code, write
+from sluice.package.skops_file import load_skops
 from sluice.package.sniff import look, sniff
 
 MAX_MODEL_BYTES = 4 * 1024**3
@@ -70,9 +73,15 @@ def package_file(options: Options, *, say: Say, ask: Ask | None) -> Saved:
     request = _request(options, sources)
     if found.format == "onnx":
         request.onnx, request.external = data, outside
+    elif is_native(found.format):
+        request.native = _native(options, data, found.format)
     elif found.format in ("joblib", "pickle"):
         _consent(options, data, sources, say, ask)
         _load(request, data, "joblib" if found.format == "joblib" else "pickle", options)
+    elif found.format == "skops":
+        _no_code(options, "skops")
+        request.model = load_skops(data, str(options.model))
+        request.original, request.original_format = data, "skops"
     else:
         raise PackageError(
             f"{options.model} is a {found.format} model, which this version does not serve.",
@@ -83,6 +92,19 @@ def package_file(options: Options, *, say: Say, ask: Ask | None) -> Saved:
     for note in saved.notes:
         say(note)
     return saved
+
+
+def _native(options: Options, data: bytes, format_: str) -> NativeSource:
+    _no_code(options, format_)
+    return NativeSource(data, read_native(format_, data))
+
+
+def _no_code(options: Options, format_: str) -> None:
+    if options.code or options.preprocess is not None:
+        raise InvalidInputError(
+            f"--code and --preprocess do not go with a {format_} file, which runs no code.",
+            hint="Package the fitted pipeline as a joblib file, or preprocess before the model.",
+        )
 
 
 def _read(path: Path) -> bytes:

@@ -28,9 +28,10 @@ _READERS = {
 
 def imports_of(package: Package) -> list[str]:
     """What loading the model would import, read from its bytes: a manifest may claim less."""
-    if package.manifest.model.trust_class != "Code":
+    model = package.manifest.model
+    if model.trust_class == "Data":
         return []
-    return inspect_pickle(package.model_bytes).imports
+    return _READERS[model.format](package.model_bytes).imports
 
 
 def inspect(path: Path) -> dict[str, Any]:

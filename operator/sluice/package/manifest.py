@@ -43,7 +43,7 @@ NAME = r"^[A-Za-z0-9]([-._A-Za-z0-9]{0,62}[A-Za-z0-9])?\Z"
 PREPROCESS = r"^[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*$"
 
 Task = Literal["classification", "regression"]
-Format = Literal["onnx", "joblib", "pickle"]
+Format = Literal["onnx", "joblib", "pickle", "xgboost", "lightgbm", "catboost", "skops"]
 TrustClass = Literal["Data", "Restricted", "Code"]
 InputType = Literal["float", "int", "bool", "string"]
 ScoreName = Literal["probability", "decision", "value", "vote"]

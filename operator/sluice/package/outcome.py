@@ -5,13 +5,14 @@ Called by the packager; calls the ONNX reader.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sluice.errors import InvalidInputError
 from sluice.package.bare import infer_labels
-from sluice.package.manifest import Label, Output, Task
+from sluice.package.manifest import Label, Output, ScoreName, Task
+from sluice.package.native.description import NativeModel
 from sluice.package.onnx_file import read_onnx
 
 
@@ -50,11 +51,21 @@ def onnx_outcome(
     return "classification", _classes(labels, threshold, positive, "probability")
 
 
+def native_outcome(
+    model: NativeModel, threshold: float | None, positive: Label | None
+) -> tuple[Task, Output]:
+    """What a native model file answers; its own threshold stands where it keeps one."""
+    if model.labels is None:
+        return "regression", Output(score_name="value")
+    limit = model.threshold if threshold is None else threshold
+    return "classification", _classes(model.labels, limit, positive, model.score)
+
+
 def _classes(
     labels: tuple[Label, ...],
     threshold: float | None,
     positive: Label | None,
-    score: Literal["probability", "decision", "vote"],
+    score: ScoreName,
 ) -> Output:
     usual = 0.0 if score == "decision" else 0.5
     limit = usual if threshold is None else float(threshold)

@@ -25,7 +25,8 @@ from sluice.package.manifest import (
     digest_of,
     encode,
 )
-from sluice.package.trust import requires_trust
+from sluice.package.native.fitted import NativeSource, is_booster, native_source
+from sluice.package.trust import requires_trust, what_loading_does
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -100,7 +101,20 @@ def save(
         request.onnx = onnx
     else:
         request.model = model
+        request.native = _native(model, request)
     return write(build(request), Path(out))
+
+
+def _native(model: Any, request: Request) -> NativeSource | None:
+    """The library's own file, which is data; None where only the object itself can serve."""
+    if request.code or request.preprocess is not None:
+        return None
+    try:
+        return native_source(model)
+    except PackageError as error:
+        if error.reason != "UnknownFormat" or is_booster(model):
+            raise
+        return None
 
 
 def write(built: Built, out: Path) -> Saved:
@@ -125,7 +139,7 @@ def write(built: Built, out: Path) -> Saved:
     notes = list(built.notes)
     if requires_trust(built.manifest):
         notes.append(
-            "Loading it runs code, so a cluster needs a TrustPolicy: "
+            f"{what_loading_does(built.manifest).capitalize()}, so a cluster needs a TrustPolicy: "
             f"`sluice trust request {out} --namespace NS` prints it."
         )
     return Saved(out, digest_of(raw), built.manifest, tuple(notes))

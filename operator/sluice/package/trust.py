@@ -42,10 +42,17 @@ def refusal(manifest: Manifest, *, namespace: str = "NAMESPACE") -> PackageError
     imports = f" It would import {shown}{f' and {more} more' if more > 0 else ''}." if shown else ""
     return PackageError(
         f"{manifest.model.file} is {manifest.model.format} of class {manifest.model.trust_class}: "
-        f"loading it can run any code, and no TrustPolicy admits it.{imports[:400]}",
+        f"{what_loading_does(manifest)}, and no TrustPolicy admits it.{imports[:400]}",
         hint=ways_out(namespace=namespace),
         reason="Untrusted",
     )
+
+
+def what_loading_does(manifest: Manifest) -> str:
+    """What an administrator agrees to."""
+    if manifest.model.trust_class == "Restricted":
+        return "loading it builds objects of types that skops trusts"
+    return "loading it can run any code"
 
 
 def trust_policy(

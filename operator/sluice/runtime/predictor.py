@@ -83,6 +83,10 @@ def load_predictor(
         from sluice.runtime.loaders.onnx import load
     elif kind == "joblib" or kind == "pickle":
         from sluice.runtime.loaders.sklearn import load
+    elif kind == "xgboost" or kind == "lightgbm" or kind == "catboost":
+        from sluice.runtime.loaders.native import load
+    elif kind == "skops":
+        from sluice.runtime.loaders.skops import load
     else:  # nothing is unpickled because no other loader fits
         assert_never(kind)
     try:
