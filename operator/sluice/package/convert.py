@@ -30,7 +30,7 @@ def to_onnx(model: Any, schema: ModelSchema) -> tuple[bytes, Layout]:
         inputs = [(s.name, "string" if s.type == "string" else "double", 1) for s in schema.inputs]
     table = tuple(Part(name, kind, columns) for name, kind, columns in inputs)
     score = _predict(graph, model, table)
-    return graph.finish((score,), inputs, score.tensor), layout
+    return graph.finish(score, inputs), layout
 
 
 def _predict(graph: Graph, model: Any, table: Table) -> Part:
@@ -99,6 +99,8 @@ def _transform(graph: Graph, step: Any, table: Table) -> Table:
     exporter = TRANSFORMERS.get(type(step).__name__)
     if exporter is None or not _is(step, type(step).__name__):
         raise NotConvertibleError(f"there is no exact exporter for {type(step).__name__}")
+    if getattr(step, "validate", True):  # FunctionTransformer looks at nothing unless told to
+        graph.refuse(table, missing=not step.__sklearn_tags__().input_tags.allow_nan)
     return exporter(graph, step, table)
 
 

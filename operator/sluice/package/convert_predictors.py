@@ -39,14 +39,17 @@ def logistic_regression(graph: Graph, step: Any, part: Part) -> Part:
 
 
 def sgd_classifier(graph: Graph, step: Any, part: Part) -> Part:
-    if step.loss == "modified_huber":
-        raise NotConvertibleError("SGDClassifier has the modified_huber loss")
-    if step.loss != "log_loss":
+    if step.loss not in ("log_loss", "modified_huber"):
         return linear_decision(graph, step, part)
     decision = _linear(graph, part, step.coef_, step.intercept_)
-    if len(step.classes_) == 2:
+    labels = len(step.classes_)
+    if step.loss == "modified_huber":
+        within = graph.op("Clip", decision, graph.constant(-1.0), graph.constant(1.0))
+        each = graph.op("Div", graph.op("Add", within, graph.constant(1.0)), graph.constant(2.0))
+        return _binary(graph, each) if labels == 2 else _shares(graph, each, labels)
+    if labels == 2:
         return _binary(graph, graph.op("Sigmoid", decision))
-    return _one_versus_rest(graph, decision, len(step.classes_))
+    return _one_versus_rest(graph, decision, labels)
 
 
 def linear_decision(graph: Graph, step: Any, part: Part) -> Part:
@@ -69,8 +72,17 @@ def _binary(graph: Graph, positive: str) -> Part:
 
 
 def _one_versus_rest(graph: Graph, decision: str, labels: int) -> Part:
-    each = graph.op("Sigmoid", decision)
+    # The operator Sigmoid answers 0 from -37 on, which a share of such small numbers shows.
+    beyond = graph.op("Add", graph.op("Exp", graph.op("Neg", decision)), graph.constant(1.0))
+    return _shares(graph, graph.op("Reciprocal", beyond), labels)
+
+
+def _shares(graph: Graph, each: str, labels: int) -> Part:
+    """Each label's share of the row's sum; equal ones where every label has 0."""
     total = graph.op("ReduceSum", each, graph.constant([1], np.int64), keepdims=1)
+    nothing = graph.op("Equal", total, graph.constant(0.0))
+    each = graph.op("Where", nothing, graph.constant(1.0), each)
+    total = graph.op("Where", nothing, graph.constant(float(labels)), total)
     return Part(graph.op("Div", each, total), "double", labels)
 
 
@@ -83,11 +95,11 @@ def forest_classifier(graph: Graph, step: Any, part: Part) -> Part:
 
 
 def decision_tree_regressor(graph: Graph, step: Any, part: Part) -> Part:
-    return _forest_regressor(graph, [step], part)
+    return _forest_regressor(graph, step, [step], part)
 
 
 def forest_regressor(graph: Graph, step: Any, part: Part) -> Part:
-    return _forest_regressor(graph, list(step.estimators_), part)
+    return _forest_regressor(graph, step, list(step.estimators_), part)
 
 
 def _forest_classifier(graph: Graph, step: Any, members: list[Any], part: Part) -> Part:
@@ -99,15 +111,15 @@ def _forest_classifier(graph: Graph, step: Any, members: list[Any], part: Part) 
         value = member.tree_.value[:, 0, :]
         shares = value / value.sum(axis=1, keepdims=True)
         trees += [from_cart(member.tree_, shares[:, label], i) for i, label in enumerate(targets)]
-    total = tree_ensemble(graph, _as_float32(graph, part), trees, len(targets))
+    total = tree_ensemble(graph, _as_float32(graph, step, part), trees, len(targets))
     mean = graph.op("Div", total, graph.constant(float(len(members))))
     return _binary(graph, mean) if labels == 2 else Part(mean, "double", labels)
 
 
-def _forest_regressor(graph: Graph, members: list[Any], part: Part) -> Part:
+def _forest_regressor(graph: Graph, step: Any, members: list[Any], part: Part) -> Part:
     _single_output(members)
     trees = [from_cart(m.tree_, m.tree_.value[:, 0, 0], 0) for m in members]
-    total = tree_ensemble(graph, _as_float32(graph, part), trees, 1)
+    total = tree_ensemble(graph, _as_float32(graph, step, part), trees, 1)
     return Part(graph.op("Div", total, graph.constant(float(len(members)))), "double", 1)
 
 
@@ -116,10 +128,15 @@ def _single_output(members: list[Any]) -> None:
         raise NotConvertibleError("the trees have several outputs")
 
 
-def _as_float32(graph: Graph, part: Part) -> str:
-    """scikit-learn compares float32 features with double thresholds; so does the graph."""
+def _as_float32(graph: Graph, step: Any, part: Part) -> str:
+    """scikit-learn compares float32 features with double thresholds; so does the graph.
+
+    A value too large for float32 becomes infinite, which scikit-learn refuses.
+    """
     single = graph.op("Cast", part.tensor, to=int(TensorProto.FLOAT))
-    return graph.op("Cast", single, to=int(TensorProto.DOUBLE))
+    double = graph.same_places(part, graph.op("Cast", single, to=int(TensorProto.DOUBLE)))
+    graph.refuse((double,), missing=not step.__sklearn_tags__().input_tags.allow_nan)
+    return double.tensor
 
 
 def gradient_boosting_classifier(graph: Graph, step: Any, part: Part) -> Part:
@@ -146,9 +163,8 @@ def _boosted(graph: Graph, step: Any, part: Part) -> str:
             from_cart(m.tree_, m.tree_.value[:, 0, 0] * step.learning_rate, i)
             for i, m in enumerate(stage)
         ]
-    total = tree_ensemble(graph, _as_float32(graph, part), trees, start.shape[1])
-    raw = graph.op("Add", total, graph.constant(start))
-    return _refuse_missing(graph, raw, part)
+    total = tree_ensemble(graph, _as_float32(graph, step, part), trees, start.shape[1])
+    return graph.op("Add", total, graph.constant(start))
 
 
 def histogram_classifier(graph: Graph, step: Any, part: Part) -> Part:
@@ -201,14 +217,7 @@ def _network(graph: Graph, step: Any, part: Part) -> str:
         value = graph.op("Add", value, graph.constant(offsets))
         if index < len(layers) - 1:
             value = graph.op(_ACTIVATIONS[step.activation], value)
-    return _refuse_missing(graph, value, part)
-
-
-def _refuse_missing(graph: Graph, value: str, part: Part) -> str:
-    """Where scikit-learn raises for a missing value, make the score NaN instead of a number."""
-    zero = graph.op("Mul", part.tensor, graph.constant(0.0))
-    total = graph.op("ReduceSum", zero, graph.constant([1], np.int64), keepdims=1)
-    return graph.op("Add", value, total)
+    return value
 
 
 _LINEAR_REGRESSORS = (
@@ -235,6 +244,18 @@ PREDICTORS: dict[str, Exporter] = {
     "MLPRegressor": mlp_regressor,
 }
 
+_LOOK_THEMSELVES = (
+    decision_tree_classifier,
+    decision_tree_regressor,
+    forest_classifier,
+    forest_regressor,
+    gradient_boosting_classifier,
+    gradient_boosting_regressor,
+    histogram_classifier,
+    histogram_regressor,
+)
+"""Trees refuse what float32 cannot hold; histogram gradient boosting refuses nothing."""
+
 
 def _own_categories(graph: Graph, step: Any, table: Table, transform: Transform) -> Table:
     """Histogram gradient boosting encodes its categories itself and puts them first."""
@@ -254,4 +275,7 @@ def export(graph: Graph, step: Any, table: Table, transform: Transform) -> Part:
     exporter = PREDICTORS.get(type(step).__name__)
     if exporter is None or not type(step).__module__.startswith("sklearn."):
         raise NotConvertibleError(f"there is no exact exporter for {type(step).__name__}")
-    return exporter(graph, step, graph.numbers(table))
+    part = graph.numbers(table)
+    if exporter not in _LOOK_THEMSELVES:
+        graph.refuse((part,), missing=True)
+    return exporter(graph, step, part)

@@ -24,7 +24,7 @@ def standard_scaler(graph: Graph, step: Any, table: Table) -> Table:
         value = graph.op("Sub", value, graph.constant(step.mean_))
     if step.scale_ is not None and step.with_std:
         value = graph.op("Div", value, graph.constant(step.scale_))
-    return (Part(value, "double", part.width),)
+    return (graph.same_places(part, value),)
 
 
 def min_max_scaler(graph: Graph, step: Any, table: Table) -> Table:
@@ -36,13 +36,14 @@ def min_max_scaler(graph: Graph, step: Any, table: Table) -> Table:
         # Clip would turn NaN into a bound; Where keeps it.
         clipped = graph.op("Clip", value, graph.constant(low), graph.constant(high))
         value = graph.op("Where", graph.op("IsNaN", value), value, clipped)
-    return (Part(value, "double", part.width),)
+        return (Part(value, "double", part.width),)
+    return (graph.same_places(part, value),)
 
 
 def max_abs_scaler(graph: Graph, step: Any, table: Table) -> Table:
     part = graph.numbers(table)
     value = graph.op("Div", part.tensor, graph.constant(step.scale_))
-    return (Part(value, "double", part.width),)
+    return (graph.same_places(part, value),)
 
 
 def robust_scaler(graph: Graph, step: Any, table: Table) -> Table:
@@ -52,7 +53,7 @@ def robust_scaler(graph: Graph, step: Any, table: Table) -> Table:
         value = graph.op("Sub", value, graph.constant(step.center_))
     if step.with_scaling:
         value = graph.op("Div", value, graph.constant(step.scale_))
-    return (Part(value, "double", part.width),)
+    return (graph.same_places(part, value),)
 
 
 def function_transformer(graph: Graph, step: Any, table: Table) -> Table:
@@ -76,39 +77,43 @@ def simple_imputer(graph: Graph, step: Any, table: Table) -> Table:
     if not (isinstance(step.missing_values, float) and np.isnan(step.missing_values)):
         raise NotConvertibleError("SimpleImputer fills something else than missing values")
     result: list[Part] = []
-    for index, (part, fill) in enumerate(zip(_single(graph, table), step.statistics_, strict=True)):
-        if isinstance(fill, float) and np.isnan(fill):
-            if step.keep_empty_features:
-                raise NotConvertibleError(f"SimpleImputer has no value for column {index}")
-            continue
-        result.append(_filled(graph, part, fill))
+    start = 0
+    for part in _joined(graph, list(table)):
+        result += _filled(graph, part, list(step.statistics_[start : start + part.width]), step)
+        start += part.width
     if not step.add_indicator:
-        return _joined(graph, result)
-    return _joined(graph, result) + _indicator(graph, table, step.indicator_)
+        return tuple(result)
+    return _joined(graph, [*result, *_indicator(graph, table, step.indicator_)])
 
 
-def _filled(graph: Graph, part: Part, fill: Any) -> Part:
+def _filled(graph: Graph, part: Part, fills: list[Any], step: Any) -> Table:
+    """Missing values replaced; columns that were always missing are left out."""
+    kept = [i for i, fill in enumerate(fills) if not _blank(fill)]
+    if step.keep_empty_features and len(kept) < part.width:
+        raise NotConvertibleError("SimpleImputer has no value for a column")
+    values = [fills[i] for i in kept]
+    whole = len(kept) == part.width
+    parts = (part,) if whole else graph.select((part,), kept)
+    if not parts:
+        return ()
+    (part,) = parts
+    missing = _is_missing(graph, part)
     if part.kind == "string":
-        missing = graph.op("Equal", part.tensor, graph.text([MISSING_TEXT]))
-        value = graph.op("Where", missing, graph.text([str(fill)]), part.tensor)
-    else:
-        missing = graph.op("IsNaN", part.tensor)
-        value = graph.op("Where", missing, graph.constant([[float(fill)]]), part.tensor)
-    return Part(value, part.kind, 1)
+        value = graph.op("Where", missing, graph.text([str(v) for v in values]), part.tensor)
+        return (Part(value, "string", part.width),)
+    fill = graph.constant([[float(v) for v in values]])
+    value = graph.op("Where", missing, fill, part.tensor)
+    return (graph.same_places(part, value, missing=False),)
 
 
 def _indicator(graph: Graph, table: Table, indicator: Any) -> Table:
     if indicator.features_.size == 0:
         return ()
     chosen = graph.select(table, [int(i) for i in indicator.features_])
-    flags = [
-        graph.op("IsNaN", p.tensor)
-        if p.kind == "double"
-        else graph.op("Equal", p.tensor, graph.text([MISSING_TEXT]))
-        for p in _single(graph, chosen)
-    ]
-    casts = [Part(graph.op("Cast", f, to=_double()), "double", 1) for f in flags]
-    return _joined(graph, casts)
+    return tuple(
+        Part(graph.op("Cast", _is_missing(graph, p), to=_double()), "double", p.width)
+        for p in chosen
+    )
 
 
 def one_hot_encoder(graph: Graph, step: Any, table: Table) -> Table:
@@ -192,13 +197,16 @@ def _is_missing(graph: Graph, part: Part) -> str:
 
 
 def polynomial_features(graph: Graph, step: Any, table: Table) -> Table:
-    """Each output is a product of inputs: as many factors as the degree, padded with ones."""
+    """Each output is a product of inputs: as many factors as the degree, padded with ones.
+
+    scikit-learn multiplies from the last factor to the first, which decides what overflows.
+    """
     part = graph.numbers(table)
     powers = np.asarray(step.powers_)
     degree = int(powers.sum(axis=1).max(initial=0))
     if degree == 0 or degree > 6:
         raise NotConvertibleError(f"PolynomialFeatures has degree {degree}")
-    factors = [[i for i, p in enumerate(row) for _ in range(int(p))] for row in powers]
+    factors = [[i for i, p in enumerate(row) for _ in range(int(p))][::-1] for row in powers]
     one = graph.op("Mul", graph.select((part,), [0])[0].tensor, graph.constant(0.0))
     one = graph.op("Add", one, graph.constant(1.0))
     padded = graph.op("Concat", part.tensor, one, axis=1)
