@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv binaries demo test check e2e bench bench-serving stats-report stats-peers protocol-peers lock crds docs clean
+.PHONY: help venv binaries demo test check e2e bench bench-serving stats-report stats-peers protocol-peers parity lock crds docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ stats-peers: venv ## Compare the statistics with gbstats, tea-tasting and savvi,
 
 protocol-peers: venv ## Ask a model server with tritonclient and the KServe client, each in its own environment (ONLY=kserve)
 	@PYTHONPATH=operator:. $(BIN)/python -m tests.protocol_peers $(if $(ONLY),--only $(ONLY),)
+
+parity: venv ## Compare 96 kinds of packaged model with scikit-learn, 100,000 rows each (QUICK=1; ONLY=forest,SGD)
+	@PYTHONPATH=operator:. $(BIN)/python -m tests.parity $(if $(QUICK),--quick,) $(if $(ONLY),--only $(ONLY),)
 
 crds: venv ## Write crds/, the chart's copy, docs/api.md, the diagram and manifests/base from their sources
 	@$(BIN)/python -m sluice.api.crd crds charts/sluice/files/crds

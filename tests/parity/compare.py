@@ -33,6 +33,7 @@ TOLERANCE = 1e-9
 TIE = 1e-12
 OVERFLOW = 1e300
 REFUSED_ALONE = 200
+SEED = 20261124
 FALLBACK_SHARE = 20
 """What falls back is scikit-learn itself, so it is asked a twentieth of the rows."""
 
@@ -62,8 +63,11 @@ class Result:
             self.where.append(f"{what} differs in {rows} {block}")
 
 
-def compare(kind: Kind, rows: int, folder: Path, seed: int = 20261124) -> Result:
-    """Asks at least ``rows`` rows; a twentieth of them when the package serves the original."""
+def compare(kind: Kind, rows: int, folder: Path, alone: int = REFUSED_ALONE) -> Result:
+    """Asks at least ``rows`` rows; a twentieth of them when the package serves the original.
+
+    Of the rows without a number in a block, ``alone`` are asked one by one.
+    """
     begun = time.monotonic()
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
@@ -73,12 +77,12 @@ def compare(kind: Kind, rows: int, folder: Path, seed: int = 20261124) -> Result
             saved = sluice.save(model, given, None, folder, name="m", golden=20)
         except SluiceError as error:
             return Result(kind, "refused", str(error), seconds=time.monotonic() - begun)
-        result = _asked(kind, model, given, saved.path, rows, seed)
+        result = _asked(kind, model, given, saved.path, rows, alone)
     result.seconds = time.monotonic() - begun
     return result
 
 
-def _asked(kind: Kind, model: Any, given: Any, path: Path, rows: int, seed: int) -> Result:
+def _asked(kind: Kind, model: Any, given: Any, path: Path, rows: int, alone: int) -> Result:
     opened = open_package(path)
     manifest = opened.manifest
     if manifest.model.format == "onnx":
@@ -89,12 +93,12 @@ def _asked(kind: Kind, model: Any, given: Any, path: Path, rows: int, seed: int)
         loaded = joblib.load(io.BytesIO(opened.model_bytes))
         served = PythonScorer(loaded, manifest, manifest.output)
         rows //= FALLBACK_SHARE
-    pair = _Pair(model, isinstance(given, pd.DataFrame), served, manifest, result)
+    pair = _Pair(model, isinstance(given, pd.DataFrame), served, manifest, result, alone)
     columns = _columns(given)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     base = take(columns, random.integers(0, count(columns), rows // 4 + 1))
     nullable = {s.name for s in manifest.inputs if s.nullable}
-    for name, block in blocks(base, manifest.inputs, nullable, pair.served_raw, seed):
+    for name, block in blocks(base, manifest.inputs, nullable, pair.served_raw, SEED):
         pair.compare(name, block)
     return result
 
@@ -114,6 +118,7 @@ class _Pair:
     served: Any
     manifest: Manifest
     result: Result
+    alone: int
 
     def compare(self, name: str, block: Columns) -> None:
         """Every row of the block has the same label and score, or a number from neither."""
@@ -131,7 +136,7 @@ class _Pair:
     def _compare_silent(self, name: str, block: Columns) -> None:
         """Rows without a number from the package: scikit-learn refuses them, each alone."""
         rows = count(block)
-        chosen = np.unique(np.linspace(0, rows - 1, min(rows, REFUSED_ALONE)).astype(int))
+        chosen = np.unique(np.linspace(0, rows - 1, min(rows, self.alone)).astype(int))
         asked = [self._wanted(take(block, np.array([row]))) for row in chosen if rows]
         answered = sum(w is not None and bool(np.isfinite(w[0]).all()) for w in asked)
         self.result.refused += rows

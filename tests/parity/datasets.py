@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn import datasets
 
-FLIGHTS = 4000
+FLIGHTS = 2500
 NUMBERS = ["dep_delay", "temp", "humid", "wind_speed", "wind_gust", "pressure", "seats"]
 WHOLE = ["month", "hour", "distance"]
 TEXTS = ["carrier", "origin", "dest", "engine"]
@@ -37,9 +37,9 @@ def cancer() -> Data:
 
 
 def digits() -> Data:
-    """Pixels of 600 digits; many pixels never change."""
+    """Pixels of 300 digits; many pixels never change."""
     rows, outcome = bundled("digits")
-    return rows.iloc[:600], outcome.iloc[:600]
+    return rows.iloc[:300], outcome.iloc[:300]
 
 
 def linnerud() -> Data:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sluice.package.convert_curves import interpolated
-from sluice.package.convert_predictors import binary, shares
+from sluice.package.convert_predictors import binary, logistic, shares
 from sluice.package.onnx_graph import Graph, NotConvertibleError, Part, Table
 
 Export = Callable[[Graph, Any, Table], Part]
@@ -76,12 +76,22 @@ def stack(graph: Graph, model: Any, table: Table, members: Members) -> Part:
 def one_versus_rest(graph: Graph, model: Any, table: Table, members: Members) -> Part:
     if model.multilabel_ or not hasattr(model.estimators_[0], "predict_proba"):
         raise NotConvertibleError("OneVsRestClassifier has no probabilities of single labels")
-    found = [_positive(graph, members.scores(graph, m, table)) for m in model.estimators_]
+    found = [_one_label(graph, member, table, members) for member in model.estimators_]
     if len(found) == 1:
         return binary(graph, found[0].tensor)
     each = graph.numbers(tuple(found))
     total = graph.op("ReduceSum", each.tensor, graph.constant([1], np.int64), keepdims=1)
+    nothing = graph.op("Equal", total, graph.constant(0.0))
+    total = graph.op("Where", nothing, graph.constant(1.0), total)
     return Part(graph.op("Div", each.tensor, total), "double", each.width)
+
+
+def _one_label(graph: Graph, member: Any, table: Table, members: Members) -> Part:
+    """The probability of one label, exact where it is tiny: its share of tiny sums may be large."""
+    if type(member).__name__ not in ("LogisticRegression", "LogisticRegressionCV"):
+        return _positive(graph, members.scores(graph, member, table))
+    decision = _positive(graph, members.decision(graph, member, table))
+    return Part(logistic(graph, decision.tensor), "double", 1)
 
 
 def calibrated(graph: Graph, model: Any, table: Table, members: Members) -> Part:
@@ -113,9 +123,7 @@ def _curved(graph: Graph, each: Any, score: Part) -> Part:
 def _curve(graph: Graph, curve: Any, column: Part) -> str:
     if type(curve).__name__ == "_SigmoidCalibration":
         line = graph.op("Mul", column.tensor, graph.constant(-float(curve.a_)))
-        line = graph.op("Add", line, graph.constant(-float(curve.b_)))
-        grown = graph.op("Exp", graph.op("Neg", line))
-        return graph.op("Reciprocal", graph.op("Add", grown, graph.constant(1.0)))
+        return logistic(graph, graph.op("Add", line, graph.constant(-float(curve.b_))))
     if curve.X_thresholds_.dtype != np.float64:
         raise NotConvertibleError("an isotonic curve has float32 points")
     graph.refuse((column,), missing=True)

@@ -87,9 +87,13 @@ def binary(graph: Graph, positive: str) -> Part:
 
 
 def _one_versus_rest(graph: Graph, decision: str, labels: int) -> Part:
-    # The operator Sigmoid answers 0 from -37 on, which a share of such small numbers shows.
-    beyond = graph.op("Add", graph.op("Exp", graph.op("Neg", decision)), graph.constant(1.0))
-    return shares(graph, graph.op("Reciprocal", beyond), labels)
+    return shares(graph, logistic(graph, decision), labels)
+
+
+def logistic(graph: Graph, decision: str) -> str:
+    """The logistic function where small numbers matter: ``Sigmoid`` answers 0 from -37 on."""
+    grown = graph.op("Exp", graph.op("Neg", decision))
+    return graph.op("Reciprocal", graph.op("Add", grown, graph.constant(1.0)))
 
 
 def shares(graph: Graph, each: str, labels: int) -> Part:

@@ -22,7 +22,7 @@ from sluice.package.scoring import Answer, Array, ModelSchema, answer
 TOLERANCE = 1e-9
 ROWS = 1000
 ROWS_ONE_BY_ONE = 32
-REFUSALS = 4
+REFUSALS = 2
 OVERFLOW = 1e300
 """A value beyond it counts as infinite: which sum of such numbers overflows depends on its order,
 which neither library promises."""

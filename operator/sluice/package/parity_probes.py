@@ -133,9 +133,7 @@ def _jumps(base: Columns, inputs: list[Input], ask: Ask, random: np.random.Gener
     rows = take(base, random.integers(0, count(base), len(column)))
     low, high = np.zeros(len(column)), np.ones(len(column))
     for index, spec in enumerate(inputs):
-        known = base[spec.name][np.isfinite(base[spec.name])]
-        ends = np.sort(random.choice(known, (JUMPS, 2))) if len(known) else np.zeros((JUMPS, 2))
-        low[column == index], high[column == index] = ends.T
+        low[column == index], high[column == index] = _intervals(base[spec.name], random)
 
     def at(values: Array) -> Columns:
         return {
@@ -150,6 +148,15 @@ def _jumps(base: Columns, inputs: list[Input], ask: Ask, random: np.random.Gener
     sides = [low, high, np.nextafter(low, -np.inf), np.nextafter(high, np.inf)]
     beside = [at(values) for values in sides]
     return {name: np.concatenate([b[name] for b in beside]) for name in base}
+
+
+def _intervals(values: Array, random: np.random.Generator) -> Array:
+    """Lower and upper ends: the whole range, then between values drawn from the column."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return np.zeros((2, JUMPS))
+    drawn = np.sort(random.choice(known, (JUMPS - 1, 2)))
+    return np.vstack([[known.min(), known.max()], drawn]).T
 
 
 def _narrow(low: Array, high: Array, ask: Callable[[Array], Array | None]) -> tuple[Array, Array]:
