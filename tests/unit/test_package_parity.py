@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import BaggingClassifier, RandomForestClassifier
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
@@ -141,6 +141,19 @@ def test_a_column_between_steps_is_bent_the_same_way_at_its_ends(tmp_path: Path)
     far = {name: np.array([1e3, 3e3, 1e5]) for name in "abc"}
     want = model.predict_proba(pd.DataFrame(far))
     assert np.abs(scorer(saved).raw(far) - want).max() < 1e-9
+
+
+@pytest.mark.parametrize("bagged", [False, True])
+def test_ties_between_labels_stay_ties(bagged: bool, tmp_path: Path) -> None:
+    """A last bit would decide them otherwise than scikit-learn."""
+    label = np.digitize(numbers().a, [1.3, 1.6])
+    model = RandomForestClassifier(20, max_depth=3, random_state=0)
+    if bagged:
+        model = BaggingClassifier(DecisionTreeClassifier(max_depth=3), 10, random_state=0)
+    model.fit(numbers(), label)
+    saved = packaged(model, tmp_path)
+    given = {name: numbers()[name].to_numpy() for name in "abc"}
+    assert np.array_equal(scorer(saved).raw(given), model.predict_proba(numbers()))
 
 
 # the probes

@@ -149,11 +149,15 @@ def _positive(graph: Graph, score: Part) -> Part:
 
 
 def _mean(graph: Graph, members: list[Part], weights: list[float]) -> Part:
+    """Summed first and divided then, as scikit-learn does: ties stay ties."""
     total = ""
     for member, weight in zip(members, weights, strict=True):
-        share = graph.op("Mul", member.tensor, graph.constant(weight / sum(weights)))
+        share = member.tensor
+        if weight != 1.0:
+            share = graph.op("Mul", share, graph.constant(weight))
         total = graph.op("Add", total, share) if total else share
-    return Part(total, "double", members[0].width)
+    mean = graph.op("Div", total, graph.constant(sum(weights)))
+    return Part(mean, "double", members[0].width)
 
 
 AROUND: dict[str, Around] = {

@@ -127,9 +127,9 @@ def _forest_classifier(graph: Graph, step: Any, members: list[Any], part: Part) 
     targets = [1] if labels == 2 else list(range(labels))
     trees = []
     for member in members:
-        value = member.tree_.value[:, 0, :]
-        shares = value / value.sum(axis=1, keepdims=True)
-        trees += [from_cart(member.tree_, shares[:, label], i) for i, label in enumerate(targets)]
+        # Shares already; dividing by their sum again would move ties by a last bit.
+        each = member.tree_.value[:, 0, :]
+        trees += [from_cart(member.tree_, each[:, label], i) for i, label in enumerate(targets)]
     total = tree_ensemble(graph, _as_float32(graph, step, part), trees, len(targets))
     mean = graph.op("Div", total, graph.constant(float(len(members))))
     return binary(graph, mean) if labels == 2 else Part(mean, "double", labels)
