@@ -55,7 +55,12 @@ from sluice.package.manifest import (
 from sluice.package.native.engines import native_scorer
 from sluice.package.native.fitted import NativeSource
 from sluice.package.native.schema import arrange, fitted_inputs, plain_categories
-from sluice.package.outcome import native_outcome, onnx_outcome, python_outcome
+from sluice.package.outcome import (
+    contradictions,
+    native_outcome,
+    onnx_outcome,
+    python_outcome,
+)
 from sluice.package.parity import Scorer, judge
 from sluice.package.profile import make_profile
 from sluice.package.scoring import ModelSchema, OnnxScorer, PythonScorer, answer
@@ -166,7 +171,26 @@ class _Build:
             return onnx_outcome(asked.onnx, asked.threshold, asked.positive)
         if asked.native is not None:
             return native_outcome(asked.native.model, asked.threshold, asked.positive)
-        return python_outcome(asked.model, asked.threshold, asked.positive)
+        task, output = python_outcome(asked.model, asked.threshold, asked.positive)
+        if task == "classification" and asked.threshold is None:
+            self._compare_with_predict(output)
+        return task, output
+
+    def _compare_with_predict(self, output: Output) -> None:
+        rows = self.frame.iloc[spread(len(self.frame), 1000)]
+        prepare = self.request.preprocess_function
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                prepared = prepare(rows) if prepare else rows
+                wrong = contradictions(self.request.model, prepared, output)
+        except Exception:
+            return  # what the model refuses is said later, with the rows it refuses
+        if wrong:
+            self.notes.append(
+                f"The model's predict gives another label than its scores in {wrong} of "
+                f"{len(rows)} example rows; the label that the scores lead to is served."
+            )
 
     def _layout(self) -> Literal["Columns", "Matrix"]:
         request = self.request

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from sluice.package.convert_ensembles import AROUND, Members
 from sluice.package.convert_predictors import export as export_predictor
+from sluice.package.convert_predictors import export_decision
 from sluice.package.convert_transformers import TRANSFORMERS
 from sluice.package.onnx_graph import Graph, Kind, NotConvertibleError, Part, Table, width
 from sluice.package.scoring import ModelSchema
@@ -30,59 +32,29 @@ def to_onnx(model: Any, schema: ModelSchema) -> tuple[bytes, Layout]:
         inputs = [(s.name, "string" if s.type == "string" else "double", 1) for s in schema.inputs]
     table = tuple(Part(name, kind, columns) for name, kind, columns in inputs)
     score = _predict(graph, model, table)
-    return graph.finish((score,), inputs, score.tensor), layout
+    return graph.finish(score, inputs), layout
 
 
 def _predict(graph: Graph, model: Any, table: Table) -> Part:
-    if _is(model, "VotingClassifier") or _is(model, "VotingRegressor"):
-        return _vote(graph, model, table)
-    if _is(model, "CalibratedClassifierCV"):
-        return _calibrated(graph, model, table)
+    around = AROUND.get(type(model).__name__)
+    if around is not None and _is(model, type(model).__name__):
+        return around(graph, model, table, Members(_predict, _decide))
     if not _is(model, "Pipeline"):
         return export_predictor(graph, model, table, _transform)
+    return _predict(graph, model.steps[-1][1], _before_last(graph, model, table))
+
+
+def _decide(graph: Graph, model: Any, table: Table) -> Part:
+    """What the decision function says, where the scores are something else."""
+    if not _is(model, "Pipeline"):
+        return export_decision(graph, model, table)
+    return _decide(graph, model.steps[-1][1], _before_last(graph, model, table))
+
+
+def _before_last(graph: Graph, model: Any, table: Table) -> Table:
     for _, step in model.steps[:-1]:
         table = _transform(graph, step, table)
-    return _predict(graph, model.steps[-1][1], table)
-
-
-def _vote(graph: Graph, model: Any, table: Table) -> Part:
-    """The mean of the members' probabilities or values."""
-    if getattr(model, "voting", "soft") != "soft":
-        raise NotConvertibleError("VotingClassifier counts votes")
-    members = [_predict(graph, member, table) for member in model.estimators_]
-    weights = model._weights_not_none or [1.0] * len(members)
-    return _mean(graph, members, [float(w) for w in weights])
-
-
-def _calibrated(graph: Graph, model: Any, table: Table) -> Part:
-    """The mean of classifiers whose decision went through a fitted sigmoid; two labels only."""
-    members = []
-    for calibrated in model.calibrated_classifiers_:
-        curve = calibrated.calibrators[0]
-        if len(model.classes_) != 2 or type(curve).__name__ != "_SigmoidCalibration":
-            raise NotConvertibleError("CalibratedClassifierCV is not a sigmoid of two labels")
-        inner = calibrated.estimator
-        if hasattr(inner, "decision_function") and hasattr(inner, "predict_proba"):
-            # The curve was fitted on the decision; the exporter gives its sigmoid, which cannot be
-            # undone exactly far from zero.
-            raise NotConvertibleError(f"CalibratedClassifierCV is around {type(inner).__name__}")
-        score = _predict(graph, inner, table)
-        column = graph.select((score,), [1])[0].tensor
-        slope = graph.op("Mul", column, graph.constant(-float(curve.a_)))
-        line = graph.op("Add", slope, graph.constant(-float(curve.b_)))
-        positive = graph.op("Sigmoid", line)
-        negative = graph.op("Sub", graph.constant(1.0), positive)
-        both = graph.op("Concat", negative, positive, axis=1)
-        members.append(Part(both, "double", 2))
-    return _mean(graph, members, [1.0] * len(members))
-
-
-def _mean(graph: Graph, members: list[Part], weights: list[float]) -> Part:
-    total = ""
-    for member, weight in zip(members, weights, strict=True):
-        share = graph.op("Mul", member.tensor, graph.constant(weight / sum(weights)))
-        total = graph.op("Add", total, share) if total else share
-    return Part(total, "double", members[0].width)
+    return table
 
 
 def _transform(graph: Graph, step: Any, table: Table) -> Table:
@@ -99,6 +71,8 @@ def _transform(graph: Graph, step: Any, table: Table) -> Table:
     exporter = TRANSFORMERS.get(type(step).__name__)
     if exporter is None or not _is(step, type(step).__name__):
         raise NotConvertibleError(f"there is no exact exporter for {type(step).__name__}")
+    if getattr(step, "validate", True):  # FunctionTransformer looks at nothing unless told to
+        graph.refuse(table, missing=not step.__sklearn_tags__().input_tags.allow_nan)
     return exporter(graph, step, table)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from sluice.package import convert_bayes
 from sluice.package.convert_trees import Tree, from_cart, from_histogram, tree_ensemble
 from sluice.package.onnx_graph import Graph, NotConvertibleError, Part, Table
 
@@ -29,24 +30,40 @@ def log_linear_regressor(graph: Graph, step: Any, part: Part) -> Part:
     return Part(graph.op("Exp", linear.tensor), "double", 1)
 
 
+def tweedie_regressor(graph: Graph, step: Any, part: Part) -> Part:
+    identity = step.link == "identity" or (step.link == "auto" and step.power <= 0)
+    export = linear_regressor if identity else log_linear_regressor
+    return export(graph, step, part)
+
+
+def pls_regression(graph: Graph, step: Any, part: Part) -> Part:
+    if np.size(step.intercept_) != 1:
+        raise NotConvertibleError("PLSRegression has several outputs")
+    centred = graph.op("Sub", part.tensor, graph.constant(step._x_mean))
+    return linear_regressor(graph, step, Part(centred, "double", part.width))
+
+
 def logistic_regression(graph: Graph, step: Any, part: Part) -> Part:
     decision = _linear(graph, part, step.coef_, step.intercept_)
     if len(step.classes_) == 2:
-        return _binary(graph, graph.op("Sigmoid", decision))
+        return binary(graph, graph.op("Sigmoid", decision))
     if getattr(step, "solver", "") == "liblinear":
         return _one_versus_rest(graph, decision, len(step.classes_))
     return Part(graph.op("Softmax", decision, axis=1), "double", len(step.classes_))
 
 
 def sgd_classifier(graph: Graph, step: Any, part: Part) -> Part:
-    if step.loss == "modified_huber":
-        raise NotConvertibleError("SGDClassifier has the modified_huber loss")
-    if step.loss != "log_loss":
+    if step.loss not in ("log_loss", "modified_huber"):
         return linear_decision(graph, step, part)
     decision = _linear(graph, part, step.coef_, step.intercept_)
-    if len(step.classes_) == 2:
-        return _binary(graph, graph.op("Sigmoid", decision))
-    return _one_versus_rest(graph, decision, len(step.classes_))
+    labels = len(step.classes_)
+    if step.loss == "modified_huber":
+        within = graph.op("Clip", decision, graph.constant(-1.0), graph.constant(1.0))
+        each = graph.op("Div", graph.op("Add", within, graph.constant(1.0)), graph.constant(2.0))
+        return binary(graph, each) if labels == 2 else shares(graph, each, labels)
+    if labels == 2:
+        return binary(graph, graph.op("Sigmoid", decision))
+    return _one_versus_rest(graph, decision, labels)
 
 
 def linear_decision(graph: Graph, step: Any, part: Part) -> Part:
@@ -63,14 +80,28 @@ def _linear(graph: Graph, part: Part, coefficients: Any, intercept: Any) -> str:
     return graph.op("Add", product, graph.constant(np.atleast_1d(intercept)))
 
 
-def _binary(graph: Graph, positive: str) -> Part:
+def binary(graph: Graph, positive: str) -> Part:
+    """Both columns from the probability of the second label."""
     negative = graph.op("Sub", graph.constant(1.0), positive)
     return Part(graph.op("Concat", negative, positive, axis=1), "double", 2)
 
 
 def _one_versus_rest(graph: Graph, decision: str, labels: int) -> Part:
-    each = graph.op("Sigmoid", decision)
+    return shares(graph, logistic(graph, decision), labels)
+
+
+def logistic(graph: Graph, decision: str) -> str:
+    """The logistic function where small numbers matter: ``Sigmoid`` answers 0 from -37 on."""
+    grown = graph.op("Exp", graph.op("Neg", decision))
+    return graph.op("Reciprocal", graph.op("Add", grown, graph.constant(1.0)))
+
+
+def shares(graph: Graph, each: str, labels: int) -> Part:
+    """Each label's share of the row's sum; equal ones where every label has 0."""
     total = graph.op("ReduceSum", each, graph.constant([1], np.int64), keepdims=1)
+    nothing = graph.op("Equal", total, graph.constant(0.0))
+    each = graph.op("Where", nothing, graph.constant(1.0), each)
+    total = graph.op("Where", nothing, graph.constant(float(labels)), total)
     return Part(graph.op("Div", each, total), "double", labels)
 
 
@@ -83,11 +114,11 @@ def forest_classifier(graph: Graph, step: Any, part: Part) -> Part:
 
 
 def decision_tree_regressor(graph: Graph, step: Any, part: Part) -> Part:
-    return _forest_regressor(graph, [step], part)
+    return _forest_regressor(graph, step, [step], part)
 
 
 def forest_regressor(graph: Graph, step: Any, part: Part) -> Part:
-    return _forest_regressor(graph, list(step.estimators_), part)
+    return _forest_regressor(graph, step, list(step.estimators_), part)
 
 
 def _forest_classifier(graph: Graph, step: Any, members: list[Any], part: Part) -> Part:
@@ -96,18 +127,18 @@ def _forest_classifier(graph: Graph, step: Any, members: list[Any], part: Part) 
     targets = [1] if labels == 2 else list(range(labels))
     trees = []
     for member in members:
-        value = member.tree_.value[:, 0, :]
-        shares = value / value.sum(axis=1, keepdims=True)
-        trees += [from_cart(member.tree_, shares[:, label], i) for i, label in enumerate(targets)]
-    total = tree_ensemble(graph, _as_float32(graph, part), trees, len(targets))
+        # Shares already; dividing by their sum again would move ties by a last bit.
+        each = member.tree_.value[:, 0, :]
+        trees += [from_cart(member.tree_, each[:, label], i) for i, label in enumerate(targets)]
+    total = tree_ensemble(graph, _as_float32(graph, step, part), trees, len(targets))
     mean = graph.op("Div", total, graph.constant(float(len(members))))
-    return _binary(graph, mean) if labels == 2 else Part(mean, "double", labels)
+    return binary(graph, mean) if labels == 2 else Part(mean, "double", labels)
 
 
-def _forest_regressor(graph: Graph, members: list[Any], part: Part) -> Part:
+def _forest_regressor(graph: Graph, step: Any, members: list[Any], part: Part) -> Part:
     _single_output(members)
     trees = [from_cart(m.tree_, m.tree_.value[:, 0, 0], 0) for m in members]
-    total = tree_ensemble(graph, _as_float32(graph, part), trees, 1)
+    total = tree_ensemble(graph, _as_float32(graph, step, part), trees, 1)
     return Part(graph.op("Div", total, graph.constant(float(len(members)))), "double", 1)
 
 
@@ -116,10 +147,33 @@ def _single_output(members: list[Any]) -> None:
         raise NotConvertibleError("the trees have several outputs")
 
 
-def _as_float32(graph: Graph, part: Part) -> str:
-    """scikit-learn compares float32 features with double thresholds; so does the graph."""
+def _as_float32(graph: Graph, step: Any, part: Part) -> str:
+    """scikit-learn compares float32 features with double thresholds; so does the graph.
+
+    A value too large for float32 becomes infinite, which scikit-learn refuses.
+    """
     single = graph.op("Cast", part.tensor, to=int(TensorProto.FLOAT))
-    return graph.op("Cast", single, to=int(TensorProto.DOUBLE))
+    double = graph.same_places(part, graph.op("Cast", single, to=int(TensorProto.DOUBLE)))
+    graph.refuse((double,), missing=not step.__sklearn_tags__().input_tags.allow_nan)
+    return double.tensor
+
+
+def ada_boost_classifier(graph: Graph, step: Any, part: Part) -> Part:
+    """Each tree gives its weight to the label it predicts and takes it from the others."""
+    labels = len(step.classes_)
+    graph.refuse((part,), missing=True)
+    trees = []
+    for member, weight in zip(step.estimators_, step.estimator_weights_, strict=False):
+        if type(member).__name__ != "DecisionTreeClassifier" or len(member.classes_) != labels:
+            raise NotConvertibleError("AdaBoostClassifier is not of trees that saw every label")
+        chosen = member.tree_.value[:, 0, :].argmax(axis=1)
+        for label in range(labels):
+            won = np.where(chosen == label, weight, -weight / (labels - 1))
+            trees.append(from_cart(member.tree_, won, label))
+    total = tree_ensemble(graph, _as_float32(graph, step, part), trees, labels)
+    scale = float(step.estimator_weights_.sum()) * (labels - 1)
+    value = graph.op("Div", total, graph.constant(scale))
+    return Part(graph.op("Softmax", value, axis=1), "double", labels)
 
 
 def gradient_boosting_classifier(graph: Graph, step: Any, part: Part) -> Part:
@@ -128,7 +182,7 @@ def gradient_boosting_classifier(graph: Graph, step: Any, part: Part) -> Part:
         return Part(graph.op("Softmax", raw, axis=1), "double", len(step.classes_))
     if step.loss == "exponential":
         raw = graph.op("Mul", raw, graph.constant(2.0))
-    return _binary(graph, graph.op("Sigmoid", raw))
+    return binary(graph, graph.op("Sigmoid", raw))
 
 
 def gradient_boosting_regressor(graph: Graph, step: Any, part: Part) -> Part:
@@ -146,15 +200,14 @@ def _boosted(graph: Graph, step: Any, part: Part) -> str:
             from_cart(m.tree_, m.tree_.value[:, 0, 0] * step.learning_rate, i)
             for i, m in enumerate(stage)
         ]
-    total = tree_ensemble(graph, _as_float32(graph, part), trees, start.shape[1])
-    raw = graph.op("Add", total, graph.constant(start))
-    return _refuse_missing(graph, raw, part)
+    total = tree_ensemble(graph, _as_float32(graph, step, part), trees, start.shape[1])
+    return graph.op("Add", total, graph.constant(start))
 
 
 def histogram_classifier(graph: Graph, step: Any, part: Part) -> Part:
     raw = _histogram(graph, step, part)
     if len(step.classes_) == 2:
-        return _binary(graph, graph.op("Sigmoid", raw))
+        return binary(graph, graph.op("Sigmoid", raw))
     return Part(graph.op("Softmax", raw, axis=1), "double", len(step.classes_))
 
 
@@ -178,7 +231,7 @@ def _histogram(graph: Graph, step: Any, part: Part) -> str:
 def mlp_classifier(graph: Graph, step: Any, part: Part) -> Part:
     value = _network(graph, step, part)
     if step.out_activation_ == "logistic" and len(step.classes_) == 2:
-        return _binary(graph, graph.op("Sigmoid", value))
+        return binary(graph, graph.op("Sigmoid", value))
     if step.out_activation_ != "softmax":
         raise NotConvertibleError("the network has several independent outputs")
     return Part(graph.op("Softmax", value, axis=1), "double", len(step.classes_))
@@ -201,14 +254,7 @@ def _network(graph: Graph, step: Any, part: Part) -> str:
         value = graph.op("Add", value, graph.constant(offsets))
         if index < len(layers) - 1:
             value = graph.op(_ACTIVATIONS[step.activation], value)
-    return _refuse_missing(graph, value, part)
-
-
-def _refuse_missing(graph: Graph, value: str, part: Part) -> str:
-    """Where scikit-learn raises for a missing value, make the score NaN instead of a number."""
-    zero = graph.op("Mul", part.tensor, graph.constant(0.0))
-    total = graph.op("ReduceSum", zero, graph.constant([1], np.int64), keepdims=1)
-    return graph.op("Add", value, total)
+    return value
 
 
 _LINEAR_REGRESSORS = (
@@ -222,7 +268,15 @@ PREDICTORS: dict[str, Exporter] = {
     **dict.fromkeys(("PoissonRegressor", "GammaRegressor"), log_linear_regressor),
     **dict.fromkeys(("LogisticRegression", "LogisticRegressionCV"), logistic_regression),
     **dict.fromkeys(_LINEAR_DECISIONS.split(), linear_decision),
+    "LinearDiscriminantAnalysis": logistic_regression,
+    "TweedieRegressor": tweedie_regressor,
+    "PLSRegression": pls_regression,
+    "GaussianNB": convert_bayes.gaussian,
+    "MultinomialNB": convert_bayes.multinomial,
+    "ComplementNB": convert_bayes.complement,
+    "BernoulliNB": convert_bayes.bernoulli,
     "SGDClassifier": sgd_classifier,
+    "AdaBoostClassifier": ada_boost_classifier,
     "DecisionTreeClassifier": decision_tree_classifier,
     "DecisionTreeRegressor": decision_tree_regressor,
     **dict.fromkeys(("RandomForestClassifier", "ExtraTreesClassifier"), forest_classifier),
@@ -234,6 +288,19 @@ PREDICTORS: dict[str, Exporter] = {
     "MLPClassifier": mlp_classifier,
     "MLPRegressor": mlp_regressor,
 }
+
+_LOOK_THEMSELVES = (
+    ada_boost_classifier,
+    decision_tree_classifier,
+    decision_tree_regressor,
+    forest_classifier,
+    forest_regressor,
+    gradient_boosting_classifier,
+    gradient_boosting_regressor,
+    histogram_classifier,
+    histogram_regressor,
+)
+"""Trees refuse what float32 cannot hold; histogram gradient boosting refuses nothing."""
 
 
 def _own_categories(graph: Graph, step: Any, table: Table, transform: Transform) -> Table:
@@ -254,4 +321,23 @@ def export(graph: Graph, step: Any, table: Table, transform: Transform) -> Part:
     exporter = PREDICTORS.get(type(step).__name__)
     if exporter is None or not type(step).__module__.startswith("sklearn."):
         raise NotConvertibleError(f"there is no exact exporter for {type(step).__name__}")
-    return exporter(graph, step, graph.numbers(table))
+    part = graph.numbers(table)
+    if exporter not in _LOOK_THEMSELVES:
+        graph.refuse((part,), missing=True)
+    return exporter(graph, step, part)
+
+
+_DECIDED_LINEARLY = (
+    "LogisticRegression LogisticRegressionCV SGDClassifier LinearDiscriminantAnalysis"
+)
+
+
+def export_decision(graph: Graph, step: Any, table: Table) -> Part:
+    """What the decision function of a last step says, ``[rows, labels]``."""
+    name = type(step).__name__
+    linear = name in _DECIDED_LINEARLY.split() or name in _LINEAR_DECISIONS.split()
+    if not linear or not type(step).__module__.startswith("sklearn."):
+        raise NotConvertibleError(f"there is no exact exporter for the decision of {name}")
+    part = graph.numbers(table)
+    graph.refuse((part,), missing=True)
+    return linear_decision(graph, step, part)

@@ -10,9 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
-from sluice.package.features import MISSING_TEXT
-from sluice.package.onnx_graph import Graph, NotConvertibleError, Part, Table, width
+from sluice.package.convert_curves import k_bins, power_transformer, quantile_transformer
+from sluice.package.convert_encoders import (
+    blank,
+    is_missing,
+    one_hot_encoder,
+    ordinal_encoder,
+    target_encoder,
+)
+from sluice.package.onnx_graph import Graph, NotConvertibleError, Part, Table
 
 Exporter = Callable[[Graph, Any, Table], Table]
 
@@ -24,7 +32,7 @@ def standard_scaler(graph: Graph, step: Any, table: Table) -> Table:
         value = graph.op("Sub", value, graph.constant(step.mean_))
     if step.scale_ is not None and step.with_std:
         value = graph.op("Div", value, graph.constant(step.scale_))
-    return (Part(value, "double", part.width),)
+    return (graph.same_places(part, value),)
 
 
 def min_max_scaler(graph: Graph, step: Any, table: Table) -> Table:
@@ -36,13 +44,14 @@ def min_max_scaler(graph: Graph, step: Any, table: Table) -> Table:
         # Clip would turn NaN into a bound; Where keeps it.
         clipped = graph.op("Clip", value, graph.constant(low), graph.constant(high))
         value = graph.op("Where", graph.op("IsNaN", value), value, clipped)
-    return (Part(value, "double", part.width),)
+        return (Part(value, "double", part.width),)
+    return (graph.same_places(part, value),)
 
 
 def max_abs_scaler(graph: Graph, step: Any, table: Table) -> Table:
     part = graph.numbers(table)
     value = graph.op("Div", part.tensor, graph.constant(step.scale_))
-    return (Part(value, "double", part.width),)
+    return (graph.same_places(part, value),)
 
 
 def robust_scaler(graph: Graph, step: Any, table: Table) -> Table:
@@ -52,7 +61,7 @@ def robust_scaler(graph: Graph, step: Any, table: Table) -> Table:
         value = graph.op("Sub", value, graph.constant(step.center_))
     if step.with_scaling:
         value = graph.op("Div", value, graph.constant(step.scale_))
-    return (Part(value, "double", part.width),)
+    return (graph.same_places(part, value),)
 
 
 def function_transformer(graph: Graph, step: Any, table: Table) -> Table:
@@ -76,129 +85,56 @@ def simple_imputer(graph: Graph, step: Any, table: Table) -> Table:
     if not (isinstance(step.missing_values, float) and np.isnan(step.missing_values)):
         raise NotConvertibleError("SimpleImputer fills something else than missing values")
     result: list[Part] = []
-    for index, (part, fill) in enumerate(zip(_single(graph, table), step.statistics_, strict=True)):
-        if isinstance(fill, float) and np.isnan(fill):
-            if step.keep_empty_features:
-                raise NotConvertibleError(f"SimpleImputer has no value for column {index}")
-            continue
-        result.append(_filled(graph, part, fill))
+    start = 0
+    for part in _joined(graph, list(table)):
+        result += _filled(graph, part, list(step.statistics_[start : start + part.width]), step)
+        start += part.width
     if not step.add_indicator:
-        return _joined(graph, result)
-    return _joined(graph, result) + _indicator(graph, table, step.indicator_)
+        return tuple(result)
+    return _joined(graph, [*result, *_indicator(graph, table, step.indicator_)])
 
 
-def _filled(graph: Graph, part: Part, fill: Any) -> Part:
+def _filled(graph: Graph, part: Part, fills: list[Any], step: Any) -> Table:
+    """Missing values replaced; columns that were always missing are left out."""
+    kept = [i for i, fill in enumerate(fills) if not blank(fill)]
+    if step.keep_empty_features and len(kept) < part.width:
+        raise NotConvertibleError("SimpleImputer has no value for a column")
+    values = [fills[i] for i in kept]
+    whole = len(kept) == part.width
+    parts = (part,) if whole else graph.select((part,), kept)
+    if not parts:
+        return ()
+    (part,) = parts
+    missing = is_missing(graph, part)
     if part.kind == "string":
-        missing = graph.op("Equal", part.tensor, graph.text([MISSING_TEXT]))
-        value = graph.op("Where", missing, graph.text([str(fill)]), part.tensor)
-    else:
-        missing = graph.op("IsNaN", part.tensor)
-        value = graph.op("Where", missing, graph.constant([[float(fill)]]), part.tensor)
-    return Part(value, part.kind, 1)
+        value = graph.op("Where", missing, graph.text([str(v) for v in values]), part.tensor)
+        return (Part(value, "string", part.width),)
+    fill = graph.constant([[float(v) for v in values]])
+    value = graph.op("Where", missing, fill, part.tensor)
+    return (graph.same_places(part, value, missing=False),)
 
 
 def _indicator(graph: Graph, table: Table, indicator: Any) -> Table:
     if indicator.features_.size == 0:
         return ()
     chosen = graph.select(table, [int(i) for i in indicator.features_])
-    flags = [
-        graph.op("IsNaN", p.tensor)
-        if p.kind == "double"
-        else graph.op("Equal", p.tensor, graph.text([MISSING_TEXT]))
-        for p in _single(graph, chosen)
-    ]
-    casts = [Part(graph.op("Cast", f, to=_double()), "double", 1) for f in flags]
-    return _joined(graph, casts)
-
-
-def one_hot_encoder(graph: Graph, step: Any, table: Table) -> Table:
-    if step.min_frequency is not None or step.max_categories is not None:
-        raise NotConvertibleError("OneHotEncoder groups infrequent categories")
-    if step.handle_unknown not in ("error", "ignore"):
-        raise NotConvertibleError(f"OneHotEncoder has handle_unknown={step.handle_unknown!r}")
-    parts: list[Part] = []
-    for index, part in enumerate(_single(graph, table)):
-        hot = _matches(graph, part, step.categories_[index])
-        if step.handle_unknown == "error":
-            hot = _refuse_unknown(graph, hot)
-        dropped = None if step.drop_idx_ is None else step.drop_idx_[index]
-        if dropped is not None:
-            keep = [i for i in range(hot.width) if i != int(dropped)]
-            parts += graph.select((hot,), keep)
-        else:
-            parts.append(hot)
-    if not parts:
-        raise NotConvertibleError("OneHotEncoder drops every category")
-    return (graph.numbers(tuple(parts)),)
-
-
-def ordinal_encoder(graph: Graph, step: Any, table: Table) -> Table:
-    if step.min_frequency is not None or step.max_categories is not None:
-        raise NotConvertibleError("OrdinalEncoder groups infrequent categories")
-    unknown = np.nan if step.handle_unknown == "error" else float(step.unknown_value)
-    parts: list[Part] = []
-    for index, part in enumerate(_single(graph, table)):
-        categories = step.categories_[index]
-        codes = np.arange(len(categories), dtype=np.float64)
-        hot = _matches(graph, part, categories)
-        code = graph.op("MatMul", hot.tensor, graph.constant(codes.reshape(-1, 1)))
-        known = _any(graph, hot)
-        code = graph.op("Where", known, code, graph.constant([[unknown]]))
-        blanks = [i for i, c in enumerate(categories) if _blank(c)]
-        if blanks:
-            missing = _is_missing(graph, part)
-            fill = graph.constant([[float(step.encoded_missing_value)]])
-            code = graph.op("Where", missing, fill, code)
-        parts.append(Part(code, "double", 1))
-    return (graph.numbers(tuple(parts)),)
-
-
-def _matches(graph: Graph, part: Part, categories: Any) -> Part:
-    """One column of 0 or 1 a category."""
-    values = list(categories)
-    if part.kind == "string":
-        if not all(isinstance(v, str) or _blank(v) for v in values):
-            raise NotConvertibleError("an encoder's categories mix text and numbers")
-        names = [MISSING_TEXT if _blank(v) else str(v) for v in values]
-        same = graph.op("Equal", part.tensor, graph.text(names))
-    else:
-        if any(isinstance(v, str) for v in values):
-            raise NotConvertibleError("an encoder's categories are text but its column is numeric")
-        numbers = np.array([[np.nan if _blank(v) else float(v) for v in values]])
-        same = graph.op("Equal", part.tensor, graph.constant(numbers))
-        if np.isnan(numbers).any():
-            blank = graph.constant(np.isnan(numbers), np.bool_)
-            both = graph.op("And", graph.op("IsNaN", part.tensor), blank)
-            same = graph.op("Or", same, both)
-    return Part(graph.op("Cast", same, to=_double()), "double", len(values))
-
-
-def _refuse_unknown(graph: Graph, hot: Part) -> Part:
-    """scikit-learn raises for an unknown category; a graph cannot, so its score becomes NaN."""
-    good = _any(graph, hot)
-    value = graph.op("Where", good, hot.tensor, graph.constant([[np.nan]]))
-    return Part(value, "double", hot.width)
-
-
-def _any(graph: Graph, hot: Part) -> str:
-    total = graph.op("ReduceSum", hot.tensor, graph.constant([1], np.int64), keepdims=1)
-    return graph.op("Greater", total, graph.constant(0.0))
-
-
-def _is_missing(graph: Graph, part: Part) -> str:
-    if part.kind == "string":
-        return graph.op("Equal", part.tensor, graph.text([MISSING_TEXT]))
-    return graph.op("IsNaN", part.tensor)
+    return tuple(
+        Part(graph.op("Cast", is_missing(graph, p), to=int(TensorProto.DOUBLE)), "double", p.width)
+        for p in chosen
+    )
 
 
 def polynomial_features(graph: Graph, step: Any, table: Table) -> Table:
-    """Each output is a product of inputs: as many factors as the degree, padded with ones."""
+    """Each output is a product of inputs: as many factors as the degree, padded with ones.
+
+    scikit-learn multiplies from the last factor to the first, which decides what overflows.
+    """
     part = graph.numbers(table)
     powers = np.asarray(step.powers_)
     degree = int(powers.sum(axis=1).max(initial=0))
     if degree == 0 or degree > 6:
         raise NotConvertibleError(f"PolynomialFeatures has degree {degree}")
-    factors = [[i for i, p in enumerate(row) for _ in range(int(p))] for row in powers]
+    factors = [[i for i, p in enumerate(row) for _ in range(int(p))][::-1] for row in powers]
     one = graph.op("Mul", graph.select((part,), [0])[0].tensor, graph.constant(0.0))
     one = graph.op("Add", one, graph.constant(1.0))
     padded = graph.op("Concat", part.tensor, one, axis=1)
@@ -231,15 +167,6 @@ def selector(graph: Graph, step: Any, table: Table) -> Table:
     return graph.select(table, [int(i) for i in step.get_support(indices=True)])
 
 
-def _blank(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))
-
-
-def _single(graph: Graph, table: Table) -> list[Part]:
-    """Each column by itself."""
-    return [graph.select(table, [i])[0] for i in range(width(table))]
-
-
 def _joined(graph: Graph, parts: list[Part]) -> Table:
     """Neighbouring numeric columns become one tensor again."""
     joined: list[Part] = []
@@ -255,12 +182,6 @@ def _joined(graph: Graph, parts: list[Part]) -> Table:
     return tuple(joined)
 
 
-def _double() -> int:
-    from onnx import TensorProto
-
-    return int(TensorProto.DOUBLE)
-
-
 TRANSFORMERS: dict[str, Exporter] = {
     "StandardScaler": standard_scaler,
     "MinMaxScaler": min_max_scaler,
@@ -270,6 +191,10 @@ TRANSFORMERS: dict[str, Exporter] = {
     "SimpleImputer": simple_imputer,
     "OneHotEncoder": one_hot_encoder,
     "OrdinalEncoder": ordinal_encoder,
+    "TargetEncoder": target_encoder,
+    "KBinsDiscretizer": k_bins,
+    "PowerTransformer": power_transformer,
+    "QuantileTransformer": quantile_transformer,
     "PolynomialFeatures": polynomial_features,
     "PCA": pca,
     "TruncatedSVD": truncated_svd,

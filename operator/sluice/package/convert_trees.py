@@ -17,6 +17,8 @@ from sluice.package.onnx_graph import Graph, NotConvertibleError
 
 MAX_NODES = 4_000_000
 _BRANCH_LEQ, _BRANCH_MEMBER = 0, 6
+_NO_CATEGORY = -1.0
+"""For a node where only missing values go left: ONNX Runtime takes no empty set."""
 Array = np.ndarray[Any, Any]
 
 
@@ -77,7 +79,7 @@ class _Rows:
         modes = np.full(len(leaf), _BRANCH_LEQ, dtype=np.uint8)
         for node, categories in tree.members:
             modes[node] = _BRANCH_MEMBER
-            self._members += [*categories, float("nan")]
+            self._members += [*(categories or (_NO_CATEGORY,)), float("nan")]
         self._put(
             nodes_modes=modes[inner],
             nodes_featureids=tree.feature[inner],

@@ -33,7 +33,9 @@ class Schema(Protocol):
 
 
 MISSING_TEXT = "\ue000"
-"""ONNX has no missing string; this character, which no client sends, stands for it."""
+"""ONNX has no missing string; this character stands for it, doubled when a client sends it."""
+
+_INT64_END = 2.0**63
 
 _EXPECTED = {
     "float": "a number",
@@ -125,7 +127,8 @@ def to_model_input(columns: Columns, schema: Schema) -> Any:
     """What a Python model's ``predict`` takes: a data frame, or a float64 matrix.
 
     The frame has the dtypes the examples had: whole numbers and booleans stay so unless a value is
-    missing; a missing string is NaN, as pandas and scikit-learn's imputers expect it.
+    missing or too large for int64; a missing string is NaN, as pandas and scikit-learn's imputers
+    expect it.
     """
     if schema.layout == "Matrix":
         return to_matrix(columns, schema)
@@ -164,12 +167,19 @@ _ONNX_DTYPES: dict[str, Any] = {
 
 def _cast(array: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
     if kind == "tensor(string)":
-        return np.where(array == None, MISSING_TEXT, array)  # noqa: E711
+        texts = [_onnx_text(value) for value in array.ravel().tolist()]
+        return _object_array(texts).reshape(array.shape)
     dtype = _ONNX_DTYPES[kind]
     if not np.issubdtype(dtype, np.floating) and np.isnan(array).any():
         # A cast would turn the missing value into some number and a silent label.
         raise ValueError(f"a missing value cannot be given to an ONNX input of type {kind}")
     return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _onnx_text(value: Any) -> Any:
+    if value is None:
+        return MISSING_TEXT
+    return value + value if value == MISSING_TEXT else value
 
 
 def _frame_column(spec: Input, values: np.ndarray[Any, Any]) -> Any:
@@ -183,8 +193,10 @@ def _frame_column(spec: Input, values: np.ndarray[Any, Any]) -> Any:
         return pd.Categorical.from_codes(found, categories=categories)
     if spec.type == "string":
         return np.where(values == None, np.nan, values)  # noqa: E711
-    if spec.type in ("int", "bool") and not np.isnan(values).any():
-        return values.astype(np.int64 if spec.type == "int" else np.bool_)
+    if spec.type == "bool" and not np.isnan(values).any():
+        return values.astype(np.bool_)
+    if spec.type == "int" and (np.abs(values) < _INT64_END).all():  # false for NaN too
+        return values.astype(np.int64)
     return values
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sluice.package.onnx_refusals import Refusals
+
 OPSET = 21
 ML_OPSET = 5
 IR_VERSION = 10
@@ -46,6 +48,7 @@ class Graph:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._refusals = Refusals()
 
     def constant(self, value: Any, dtype: Any = np.float64) -> str:
         """A constant tensor; equal ones are shared."""
@@ -76,8 +79,21 @@ class Graph:
             raise NotConvertibleError("a step takes numbers but gets text")
         if len(table) == 1:
             return table[0]
-        joined = self.op("Concat", *(part.tensor for part in table), axis=1)
+        tensors = [part.tensor for part in table]
+        joined = self.op("Concat", *tensors, axis=1)
+        self._refusals.pass_on(tensors, joined)
         return Part(joined, "double", width(table))
+
+    def refuse(self, table: Table, *, missing: bool) -> None:
+        """The next step refuses infinities, and with ``missing`` NaN; so does the graph."""
+        for part in table:
+            if part.kind == "double":
+                self._refusals.ask(part.tensor, part.width, missing=missing)
+
+    def same_places(self, before: Part, value: str, *, missing: bool = True) -> Part:
+        """``value`` is infinite where ``before`` is; with ``missing`` also NaN where it is."""
+        self._refusals.pass_on([before.tensor], value, missing=missing)
+        return Part(value, "double", before.width)
 
     def select(self, table: Table, columns: Sequence[int]) -> Table:
         """Some columns in the given order."""
@@ -99,9 +115,21 @@ class Graph:
         indices = self.constant(offsets, np.int64)
         return Part(self.op("Gather", part.tensor, indices, axis=1), part.kind, len(offsets))
 
-    def finish(self, table: Table, inputs: list[tuple[str, Kind, int]], score: str) -> bytes:
+    def _refusing(self, score: Part) -> str:
+        """The score, NaN in the rows that a step refuses: 0 times a refused value is NaN."""
+        value = score.tensor
+        for refusal in self._refusals.needed():
+            looked_at = refusal.tensor
+            if not refusal.missing:
+                infinite = self.op("IsInf", looked_at)
+                looked_at = self.op("Where", infinite, self.constant(np.nan), self.constant(0.0))
+            zeros = self.constant(np.zeros((refusal.width, 1)))
+            value = self.op("Add", value, self.op("MatMul", looked_at, zeros))
+        return value
+
+    def finish(self, score: Part, inputs: list[tuple[str, Kind, int]]) -> bytes:
         """Serialise; ``score`` becomes the output ``scores``."""
-        last = helper.make_node("Identity", [score], ["scores"])
+        last = helper.make_node("Identity", [self._refusing(score)], ["scores"])
         declared = [
             helper.make_tensor_value_info(
                 name,
@@ -110,9 +138,7 @@ class Graph:
             )
             for name, kind, columns in inputs
         ]
-        outputs = [
-            helper.make_tensor_value_info("scores", TensorProto.DOUBLE, [None, width(table)])
-        ]
+        outputs = [helper.make_tensor_value_info("scores", TensorProto.DOUBLE, [None, score.width])]
         graph = helper.make_graph(
             [*self._nodes, last], "model", declared, outputs, initializer=self._constants
         )

@@ -1,6 +1,6 @@
 """What a model answers: its task, labels, positive label, threshold, and the kind of its scores.
 
-Called by the packager; calls the ONNX reader.
+Called by the packager; calls the ONNX reader, and the model itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sluice.package.bare import infer_labels
 from sluice.package.manifest import Label, Output, ScoreName, Task
 from sluice.package.native.description import NativeModel
 from sluice.package.onnx_file import read_onnx
+from sluice.package.scoring import answer, ask_python
 
 
 def python_outcome(
@@ -34,11 +35,45 @@ def python_outcome(
             hint="Train one model for each output.",
         )
     labels = tuple(_label(v) for v in np.asarray(classes).reshape(-1).tolist())
+    if threshold is None:
+        threshold, positive = _chosen_threshold(model, positive)
     if hasattr(model, "predict_proba"):
         return "classification", _classes(labels, threshold, positive, "probability")
     if hasattr(model, "decision_function"):
         return "classification", _classes(labels, threshold, positive, "decision")
     return "classification", _classes(labels, threshold, positive, "vote")
+
+
+def contradictions(model: Any, rows: Any, output: Output) -> int:
+    """In how many rows ``predict`` says another label than the scores lead to."""
+    said = [_label(v) for v in np.asarray(model.predict(rows)).reshape(-1).tolist()]
+    labels = answer(ask_python(model, rows, output), output).labels or said
+    return sum(a != b for a, b in zip(said, labels, strict=True))
+
+
+def _chosen_threshold(model: Any, positive: Label | None) -> tuple[float | None, Label | None]:
+    """The threshold that scikit-learn's threshold classifiers hold, and the label it is of."""
+    while type(model).__name__ == "Pipeline":
+        model = model.steps[-1][1]
+    if type(model).__name__ == "TunedThresholdClassifierCV":
+        chosen, label = model.best_threshold_, model._curve_scorer._get_pos_label()
+    elif type(model).__name__ == "FixedThresholdClassifier" and model.threshold != "auto":
+        chosen, label = model.threshold, model.pos_label
+    else:
+        return None, positive
+    if model.response_method == "decision_function" and hasattr(model, "predict_proba"):
+        raise InvalidInputError(
+            f"The threshold of the {type(model).__name__} is of decision values, but the model is "
+            "served with its probabilities.",
+            hint="Use response_method='predict_proba', or give threshold= yourself.",
+        )
+    if label is not None and positive is not None and str(label) != str(positive):
+        raise InvalidInputError(
+            f"The threshold of the {type(model).__name__} is for the label {label!r}, not for "
+            f"positive={positive!r}.",
+            hint="Leave positive out, or give threshold= too.",
+        )
+    return float(chosen), positive if label is None else _label(label)
 
 
 def onnx_outcome(

@@ -1,30 +1,31 @@
 """The gate between a converted model and the one it came from.
 
-Called by the packager; calls numpy.  The conversion is used only when nobody could tell the two
-apart: no label differs, no score differs by more than 1e-9, on reference rows and on perturbed ones
-(jitter, uniform over the range, shuffled columns, missing values, unseen categories), a batch gives
-what its rows give one by one, and where the original refuses the conversion gives no number either.
+Called by the packager; calls the probes.  The conversion is used only when nobody could tell the
+two apart: no label differs, no score differs by more than 1e-9 (a value or a decision: of its own
+size, where that is above 1), on reference rows and on all that ``parity_probes`` makes of them, a
+batch gives what its rows give one by one, and where the original refuses the conversion gives no
+number either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from sluice.package.examples import count, is_missing, spread, take, without_value
+from sluice.package.examples import count, spread, take
 from sluice.package.features import Columns
-from sluice.package.manifest import Conversion, Input
-from sluice.package.scoring import Answer, ModelSchema, answer
+from sluice.package.manifest import Conversion
+from sluice.package.parity_probes import blocks
+from sluice.package.scoring import Answer, Array, ModelSchema, answer
 
 TOLERANCE = 1e-9
 ROWS = 1000
 ROWS_ONE_BY_ONE = 32
-REFUSALS = 4
-UNSEEN = "\u2063unseen category"
-
-Array = np.ndarray[Any, Any]
+REFUSALS = 2
+OVERFLOW = 1e300
+"""A value beyond it counts as infinite: which sum of such numbers overflows depends on its order,
+which neither library promises."""
 
 
 class Scorer(Protocol):
@@ -46,11 +47,16 @@ def judge(
     *,
     nullable: set[str],
 ) -> Conversion:
-    """Passed or Failed with the reason; ``nullable`` columns get missing values too."""
+    """Passed or Failed with the reason; ``nullable`` columns get missing values more often."""
     base = take(columns, spread(count(columns), ROWS))
     rows = 0
+
+    def score(block: Columns) -> Array | None:
+        got = _ask(converted, block, schema)
+        return None if got is None else _numbers(got)
+
     try:
-        for name, block in _blocks(base, schema.inputs, nullable):
+        for name, block in blocks(base, schema.inputs, nullable, score):
             rows += count(block)
             _compare(name, original, converted, block, schema)
         _one_by_one(converted, base, schema)
@@ -61,90 +67,35 @@ def judge(
     )
 
 
-def _blocks(
-    base: Columns, inputs: tuple[Input, ...], nullable: set[str]
-) -> Iterator[tuple[str, Columns]]:
-    random = np.random.default_rng(20130101)
-    yield "reference rows", base
-    yield "jittered rows", {s.name: _jitter(s, base[s.name], random) for s in inputs}
-    yield "rows spread over the range", {s.name: _uniform(s, base[s.name], random) for s in inputs}
-    shuffled = {s.name: random.permutation(base[s.name]) for s in inputs}
-    yield "rows of shuffled columns", shuffled
-    few = take(base, spread(count(base), 16))
-    for spec in inputs:
-        if spec.name in nullable:
-            yield f"rows without {spec.name!r}", without_value(few, spec.name)
-        if spec.type == "string":
-            blank = np.full_like(few[spec.name], UNSEEN)
-            yield f"rows with an unseen {spec.name!r}", {**few, spec.name: blank}
-            blank = np.full_like(few[spec.name], "")
-            yield f"rows with an empty {spec.name!r}", {**few, spec.name: blank}
-    if nullable:
-        holes = {
-            s.name: _holes(base[s.name], random) if s.name in nullable else base[s.name]
-            for s in inputs
-        }
-        yield "rows with random missing values", holes
-
-
-def _jitter(spec: Input, values: Array, random: np.random.Generator) -> Array:
-    if spec.type == "float":
-        finite = values[np.isfinite(values)]
-        scale = float(finite.std()) if len(finite) else 0.0
-        return values + random.normal(0.0, 0.01 * scale + 1e-12, size=len(values))
-    if spec.type == "int":
-        return values + random.integers(-1, 2, size=len(values))
-    return values
-
-
-def _uniform(spec: Input, values: Array, random: np.random.Generator) -> Array:
-    if spec.type == "string" or spec.min is None or spec.max is None:
-        return random.permutation(values)
-    margin = 0.1 * (spec.max - spec.min)
-    drawn = random.uniform(spec.min - margin, spec.max + margin, size=len(values))
-    filled = np.rint(drawn) if spec.type == "int" else drawn
-    return np.where(np.isnan(values), values, filled)
-
-
-def _holes(values: Array, random: np.random.Generator) -> Array:
-    holes = values.copy()
-    holes[random.random(len(values)) < 0.3] = None if values.dtype == object else np.nan
-    return holes
-
-
 def _compare(
     name: str, original: Scorer, converted: Scorer, block: Columns, schema: ModelSchema
 ) -> None:
-    want = _ask(original, block, schema)
-    if want is None:
-        _compare_refusals(name, original, converted, block, schema)
-        return
-    got = _ask(converted, block, schema)
+    """Whole blocks where both answer; else the rows that one of them refuses, one by one."""
+    want, got = _ask(original, block, schema), _ask(converted, block, schema)
+    if want is not None and got is not None:
+        _same(name, want, got, schema)
+    elif count(block) == 1:
+        _both_refuse(name, want, got)
+    else:
+        for rows in _parts(count(block), got):
+            _compare(name, original, converted, take(block, rows), schema)
+
+
+def _parts(total: int, got: Answer | None) -> list[Array]:
+    """Some rows without a number alone, and those with one together, in halves at the end."""
     if got is None:
+        return [np.array([row]) for row in spread(total, ROWS_ONE_BY_ONE)]
+    silent, answered = np.flatnonzero(~got.finite), np.flatnonzero(got.finite)
+    alone = [np.array([row]) for row in silent[spread(len(silent), REFUSALS)]]
+    together = [answered] if len(silent) else np.array_split(answered, 2)
+    return [*alone, *(rows for rows in together if len(rows))]
+
+
+def _both_refuse(name: str, want: Answer | None, got: Answer | None) -> None:
+    if want is not None and want.finite.all():
         raise _DifferenceError(f"the converted model fails on {name}")
-    _same(name, want, got)
-
-
-def _compare_refusals(
-    name: str, original: Scorer, converted: Scorer, block: Columns, schema: ModelSchema
-) -> None:
-    """The original refuses some row: row by row, refused ones must not get a number."""
-    rows = spread(count(block), REFUSALS if _all_missing(block) else ROWS_ONE_BY_ONE)
-    for row in rows:
-        one = take(block, np.array([row]))
-        want, got = _ask(original, one, schema), _ask(converted, one, schema)
-        if want is not None and got is not None:
-            _same(name, want, got)
-        elif want is not None:
-            raise _DifferenceError(f"the converted model fails on {name}")
-        elif got is not None and got.finite.all():
-            raise _DifferenceError(
-                f"the converted model answers {name}, which the original refuses"
-            )
-
-
-def _all_missing(block: Columns) -> bool:
-    return any(is_missing(values).all() for values in block.values())
+    if got is not None and got.finite.all():
+        raise _DifferenceError(f"the converted model answers {name}, which the original refuses")
 
 
 def _ask(scorer: Scorer, block: Columns, schema: ModelSchema) -> Answer | None:
@@ -155,24 +106,33 @@ def _ask(scorer: Scorer, block: Columns, schema: ModelSchema) -> Answer | None:
         return None
 
 
-def _same(name: str, want: Answer, got: Answer) -> None:
-    if not np.array_equal(want.finite, got.finite):
+def _same(name: str, want: Answer, got: Answer, schema: ModelSchema) -> None:
+    a, b = _numbers(want), _numbers(got)
+    size = np.zeros(len(a))
+    keep, kept = want.finite, got.finite
+    if schema.output.score_name != "probability":
+        size = np.abs(a).max(axis=1)
+        keep, kept = keep & (size <= OVERFLOW), kept & (np.abs(b).max(axis=1) <= OVERFLOW)
+    if not np.array_equal(keep, kept):
         raise _DifferenceError(f"on {name} one model gives a number where the other gives none")
-    keep = want.finite
-    a = (want.scores if want.matrix is None else want.matrix)[keep]
-    b = (got.scores if got.matrix is None else got.matrix)[keep]
-    scale = 1.0 if want.matrix is not None else max(1.0, float(np.abs(a).max(initial=0.0)))
-    difference = float(np.abs(a - b).max(initial=0.0))
+    difference = np.abs(a - b)[keep].max(axis=1, initial=0.0)
+    largest = float(difference.max(initial=0.0))
     if want.labels is not None and got.labels is not None:
         pairs = zip(want.labels, got.labels, keep.tolist(), strict=True)
         wrong = sum(x != y for x, y, ok in pairs if ok)
         if wrong:
             raise _DifferenceError(
                 f"{wrong} of {len(want.labels)} labels differ on {name} "
-                f"(largest score difference {difference:.3g})"
+                f"(largest score difference {largest:.3g})"
             )
-    if not difference <= TOLERANCE * scale:
-        raise _DifferenceError(f"scores differ by up to {difference:.3g} on {name}")
+    if (difference > TOLERANCE * np.maximum(1.0, size[keep])).any():
+        raise _DifferenceError(f"scores differ by up to {largest:.3g} on {name}")
+
+
+def _numbers(given: Answer) -> Array:
+    """``[rows, labels]`` scores or ``[rows, 1]`` values."""
+    whole = given.scores if given.matrix is None else given.matrix
+    return whole.reshape(len(whole), -1)
 
 
 def _one_by_one(converted: Scorer, base: Columns, schema: ModelSchema) -> None:
