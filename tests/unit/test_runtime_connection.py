@@ -196,3 +196,23 @@ def test_large_uploads_together_have_a_limit_and_the_room_is_given_back() -> Non
             assert port.buffered == 0
 
     run(scenario)
+
+
+def test_what_follows_a_request_and_is_none_is_refused_once() -> None:
+    async def scenario() -> tuple[bytes, list[str]]:
+        escaped: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: escaped.append(str(context)))
+        async with listening(App(), Timeouts()) as (_, number):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 1 + b'"')
+            answers = await reader.read()
+            # Still read for a moment, and never answered.
+            writer.write(GET % 1)
+            await asyncio.sleep(0.05)
+            writer.close()
+            return answers, escaped
+
+    answers, escaped = run(scenario)
+    assert answers.count(b"HTTP/1.1 200 ") == 1 and answers.count(b"HTTP/1.1 400 ") == 1
+    assert not escaped

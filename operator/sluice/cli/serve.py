@@ -41,6 +41,22 @@ class _Duration(click.ParamType[float]):
         return seconds
 
 
+class _Origin(click.ParamType[str]):
+    """``https://app.example.com``, as a browser says it in its Origin header."""
+
+    name = "origin"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        text = str(value)
+        if text != "*" and not _ORIGIN.fullmatch(text):
+            self.fail(f"{text!r} is no origin such as https://app.example.com, or *", param, ctx)
+        return text
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
+
 _PORT = click.IntRange(0, 65535)
 
 
@@ -75,6 +91,13 @@ _PORT = click.IntRange(0, 65535)
 )
 @click.option(
     "--allow-code", is_flag=True, help="Load pickle and joblib: this runs the code inside."
+)
+@click.option(
+    "--cors-origin",
+    type=_Origin(),
+    multiple=True,
+    help="Let scripts of pages from here ask (https://app.example.com, or *); may be repeated. "
+    "By default none may.",
 )
 @click.option(
     "--max-in-flight",

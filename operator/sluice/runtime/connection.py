@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         """Write the answers whose turn has come; take more requests when there is room."""
         transport = self._transport
-        if transport is None or transport.is_closing() or self._flushing:
+        if transport is None or transport.is_closing() or self._flushing or self._lingers:
             return
         self._flushing = True
         ready, close = self._due()
@@ -222,6 +222,11 @@ class Connection(asyncio.Protocol):
             self._close()
         elif not self._parsed and self._blocked_since is None:
             self._resume_reading()
+
+    @property
+    def _lingers(self) -> bool:
+        """Nothing is written any more, only read for a moment."""
+        return self._linger_until is not None
 
     def _due(self) -> tuple[list[bytes], bool]:
         """What may be written now, and whether the connection closes after it."""

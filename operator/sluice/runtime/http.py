@@ -233,7 +233,10 @@ class HttpConnection:
                 f"the headers are more than {limits.headers} bytes or {limits.header_count} lines",
             )
         if not message.in_body:  # trailers carry nothing for us
-            message.headers[name.lower()] = value
+            name = name.lower()
+            if name == b"host" and name in message.headers:
+                raise _Refuse(400, "more than one Host header")
+            message.headers[name] = value
 
     def on_headers_complete(self) -> None:
         message = self._current()
@@ -242,6 +245,9 @@ class HttpConnection:
         # llhttp has refused what is not a number of at most 64 bits.
         if declared and int(declared) > self._limits.body:
             raise _Refuse(413, self._too_large())
+        coding = message.headers.get(b"transfer-encoding", b"chunked").lower()
+        if coding != b"chunked":
+            raise _Refuse(400, "Transfer-Encoding knows only chunked here")
         expect = message.headers.get(b"expect", b"").lower()
         if expect == b"100-continue":
             self._wants_continue = True

@@ -38,7 +38,12 @@ MAX_ROWS = 64
 
 MAX_ID = 128
 
-_FORWARDED = (b"content-type", b"content-encoding", b"inference-header-content-length")
+_FORWARDED = (
+    b"content-type",
+    b"content-encoding",
+    b"inference-header-content-length",
+    b"traceparent",
+)
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
 _Address = Annotated[str, msgspec.Meta(max_length=64)]

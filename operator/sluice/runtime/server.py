@@ -73,6 +73,8 @@ class Options:
     verdict_file: Path | None = None
     mirror_file: Path | None = None
     allow_code: bool = False
+    cors_origin: tuple[str, ...] = ()
+    """Origins whose pages may ask; none by default."""
     max_in_flight: int = 256
     read_timeout: float = 10.0
     drain: float = 10.0
@@ -105,6 +107,21 @@ def load(options: Options) -> Loaded:
         )
     package.release()
     return Loaded(package, predictor, _warm_up(predictor, package))
+
+
+def model_of(loaded: Loaded, settings: Settings) -> Model:
+    """What answers for a loaded package."""
+    package, manifest = loaded.package, loaded.package.manifest
+    reader = RowReader(manifest.inputs)
+    off_loop = loaded.warm is None or loaded.warm.one_row > SLOW_CALL
+    return Model(
+        batcher=Batcher(loaded.predictor, reader, off_loop=off_loop),
+        predict=PredictProtocol(manifest, reader, settings.revision),
+        v1=V1Protocol(settings.deployment, reader),
+        v2=V2Protocol(settings.deployment, settings.revision, manifest, reader),
+        docs=describe.page(manifest, settings, package),
+        openapi=describe.openapi(manifest, settings),
+    )
 
 
 def _warm_up(predictor: Predictor, package: Package) -> WarmUp | None:
@@ -164,7 +181,10 @@ class Server:
         )
         predictions = Predictions(settings, self._status, self._counters)
         timeouts = Timeouts(read=options.read_timeout)
-        apps = (ServingApp(predictions, self._status), AdminApp(predictions, self._status))
+        apps = (
+            ServingApp(predictions, self._status, self._options.cors_origin),
+            AdminApp(predictions, self._status),
+        )
         self._ports = [Port(app, _constant(settings.revision), timeouts=timeouts) for app in apps]
         for port, sock in zip(self._ports, sockets, strict=True):
             self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
@@ -221,20 +241,7 @@ class Server:
         counters.use_profile(manifest, package.profile())
         for port in self._ports:
             port.constant = _constant(settings.revision)
-        reader = RowReader(manifest.inputs)
-        off_loop = loaded.warm is None or loaded.warm.one_row > SLOW_CALL
-        v2 = V2Protocol(settings.deployment, settings.revision, manifest, reader)
-        predictions.use(
-            settings,
-            Model(
-                batcher=Batcher(loaded.predictor, reader, off_loop=off_loop),
-                predict=PredictProtocol(manifest, reader, settings.revision),
-                v1=V1Protocol(settings.deployment, reader),
-                v2=v2,
-                docs=describe.page(manifest, settings, package),
-                openapi=describe.openapi(manifest, settings),
-            ),
-        )
+        predictions.use(settings, model_of(loaded, settings))
         self._status.loaded = True
         # What was made while loading stays for ever: the collector need not look at it again.
         gc.collect()
