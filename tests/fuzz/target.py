@@ -37,7 +37,10 @@ from sluice.runtime.protocols.grpc_messages import MESSAGES
 from sluice.runtime.served import Exchange, Settings, Status
 from sluice.runtime.server import Options, load, model_of
 
-TURNS = 1_000_000
+LARGE = 4096
+"""An answer of this many bytes fills the socket until the client reads."""
+
+TURNS = 100_000
 """Turns of the loop after which an answer is not coming."""
 
 
@@ -84,14 +87,33 @@ class _Wire(asyncio.Transport):
         super().__init__()
         self.sent: list[bytes] = []
         self.paused = False
+        self.connection: Connection | None = None
         self._closing = False
         self._half_closed = False
+        self._full = False
         self._lose = lose
 
     def write(self, data: Any) -> None:
         if self._closing or self._half_closed:
             raise RuntimeError("written after the end")  # as a real one does
         self.sent.append(bytes(data))
+        if len(data) > LARGE and not self._full:
+            self._full = True
+            self.protocol().pause_writing()
+
+    def drain(self) -> None:
+        """The client has read what was sent."""
+        if self._full:
+            self._full = False
+            self.protocol().resume_writing()
+
+    def protocol(self) -> Connection:
+        """The connection that writes here."""
+        assert self.connection is not None
+        return self.connection
+
+    def get_write_buffer_size(self) -> int:
+        return LARGE if self._full else 0
 
     def can_write_eof(self) -> bool:
         return True
@@ -194,7 +216,7 @@ class Target:
         calls = [(sent, self._called(sent)) for sent in block if sent.kind == "grpc"]
         for talk in talks:
             await self._say(talk)
-        await self._settle(block)
+        await self._settle(block, talks)
         for sent, call in calls:
             self._check_call(sent, call)
         heard = iter([self._end(talk) for talk in talks])
@@ -205,6 +227,7 @@ class Target:
         port = Port(app, b"x-sluice-revision: v2\r\n")
         connection = Connection(port)
         talk = _Talk(sent, app, port, connection, _Wire(lambda: self._lost(talk)))
+        talk.wire.connection = connection
         connection.connection_made(talk.wire)
         return talk
 
@@ -217,7 +240,7 @@ class Target:
         try:
             for piece in talk.sent.pieces():
                 if talk.wire.paused:
-                    await self._settle([talk.sent])
+                    await self._settle([talk.sent], [talk])
                 if talk.ended:
                     return
                 talk.connection.data_received(piece)
@@ -226,11 +249,14 @@ class Target:
         except Exception as error:
             raise Failure(f"escaped: {type(error).__name__}: {error}", talk.sent) from error
 
-    async def _settle(self, block: Sequence[Sent]) -> None:
-        """Until everything has been answered."""
+    async def _settle(self, block: Sequence[Sent], talks: Sequence[_Talk]) -> None:
+        """Until everything has been read and answered."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
-            if not self.counters.in_flight:
+            busy = [talk for talk in talks if talk.wire.paused and not talk.ended]
+            for talk in busy:
+                talk.wire.drain()
+            if not busy and not self.counters.in_flight:
                 break
         else:
             raise Failure("no answer", block[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -209,3 +210,23 @@ def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(
     ]
     assert [(type(e), getattr(e, "status", 0)) for e in events] == [(BadRequest, 400)]
     assert connection.closed
+
+
+def test_a_long_pipeline_is_not_taken_for_an_endless_header() -> None:
+    connection = HttpConnection()
+    data = GET * 30_000
+    events = []
+    for at in range(0, len(data), 65_535):  # every piece ends inside of a head
+        events += connection.receive(data[at : at + 65_535])
+    assert len(events) == 30_000 and all(isinstance(event, Request) for event in events)
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    connection = HttpConnection()
+    connection.receive(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    tracemalloc.start()
+    for _ in range(100):
+        connection.receive(b"2\r\nab\r\n" * 1000)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert connection.buffered == 200_000 and taken < 400_000

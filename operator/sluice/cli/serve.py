@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -107,6 +108,13 @@ _PORT = click.IntRange(0, 65535)
     help="Answer 503 when more requests than this are being answered.",
 )
 @click.option(
+    "--max-connections",
+    type=click.IntRange(1, 100_000),
+    default=4096,
+    show_default=True,
+    help="When more clients connect, those go that have been silent for longest.",
+)
+@click.option(
     "--read-timeout",
     type=_Duration(),
     default="10s",
@@ -142,6 +150,12 @@ def _run(options: Options) -> None:
 
 
 def _greet(options: Options, loaded: Loaded, port: int, admin_port: int) -> None:
+    """Say what is served; a full disk behind standard output is no reason not to serve."""
+    with contextlib.suppress(OSError):
+        _introduce(options, loaded, port, admin_port)
+
+
+def _introduce(options: Options, loaded: Loaded, port: int, admin_port: int) -> None:
     from sluice.runtime.describe import curl_line, example_row
 
     manifest = loaded.package.manifest

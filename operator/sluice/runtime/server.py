@@ -14,6 +14,7 @@ import contextlib
 import functools
 import gc
 import os
+import resource
 import signal
 import socket
 import time
@@ -24,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from sluice.errors import SluiceError
 from sluice.package.load import Package, open_package
-from sluice.runtime import describe
+from sluice.runtime import describe, openapi
 from sluice.runtime.batching import Batcher
-from sluice.runtime.connection import Port, Timeouts
+from sluice.runtime.connection import MAX_CONNECTIONS, Port, Timeouts
 from sluice.runtime.counters import Counters
 from sluice.runtime.endpoints import AdminApp, ServingApp
 from sluice.runtime.inputs import RowReader
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 SLOW_CALL = 0.001
 """A model whose one-row call takes longer runs off the event loop."""
 
+
+ADMIN_CONNECTIONS = 64
+OTHER_FILES = 192
+"""Descriptors that are kept for the admin port, files and libraries."""
 
 LAST_SECONDS = 5.0
 """What a drain keeps of its grace for requests in flight, however long a reader takes."""
@@ -76,6 +81,7 @@ class Options:
     cors_origin: tuple[str, ...] = ()
     """Origins whose pages may ask; none by default."""
     max_in_flight: int = 256
+    max_connections: int = MAX_CONNECTIONS
     read_timeout: float = 10.0
     drain: float = 10.0
     """Longest first part of a drain."""
@@ -120,7 +126,7 @@ def model_of(loaded: Loaded, settings: Settings) -> Model:
         v1=V1Protocol(settings.deployment, reader),
         v2=V2Protocol(settings.deployment, settings.revision, manifest, reader),
         docs=describe.page(manifest, settings, package),
-        openapi=describe.openapi(manifest, settings),
+        openapi=openapi.document(manifest, settings, package),
     )
 
 
@@ -185,7 +191,11 @@ class Server:
             ServingApp(predictions, self._status, self._options.cors_origin),
             AdminApp(predictions, self._status),
         )
-        self._ports = [Port(app, _constant(settings.revision), timeouts=timeouts) for app in apps]
+        rooms = (_room(options.max_connections), ADMIN_CONNECTIONS)
+        self._ports = [
+            Port(app, _constant(settings.revision), timeouts=timeouts, max_connections=room)
+            for app, room in zip(apps, rooms, strict=True)
+        ]
         for port, sock in zip(self._ports, sockets, strict=True):
             self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
         if options.grpc_port is not None:
@@ -297,6 +307,17 @@ class Server:
             await asyncio.sleep(1.0)
             for port in self._ports:
                 port.sweep()
+
+
+def _room(wanted: int) -> int:
+    """How many clients may be connected: ``wanted``, or what the process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, soft - OTHER_FILES)
+    return wanted
 
 
 def _listen(host: str, port: int) -> socket.socket:
