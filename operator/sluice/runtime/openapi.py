@@ -25,7 +25,11 @@ Schema = dict[str, Any]
 _LARGEST = 1.7976931348623157e308
 _FIELDS: dict[str, Schema] = {
     "float": {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST},
-    "int": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+    "int": {
+        "type": "integer",
+        "minimum": msgspec.Raw(b"-%d" % 2**1023),
+        "maximum": msgspec.Raw(b"%d" % 2**1023),
+    },
     "bool": {"type": "boolean"},
     "string": {"type": "string"},
 }
@@ -64,7 +68,7 @@ def document(manifest: Manifest, settings: Settings, package: Package) -> bytes:
             },
             "paths": {
                 **_predict_path(rows),
-                **_v1_paths(settings.deployment, rows),
+                **_v1_paths(settings.deployment, manifest, rows),
                 **_v2_paths(settings.deployment, version, manifest, rows),
                 **_other_paths(),
             },
@@ -85,15 +89,17 @@ def _predict_path(rows: Sequence[Mapping[str, Any]]) -> Schema:
     return {"/predict": {"post": _post("Predict by feature name", body, examples, answers)}}
 
 
-def _v1_paths(name: str, rows: Sequence[Mapping[str, Any]]) -> Schema:
-    row = {"anyOf": [_ref("Row"), {"type": "array", "description": "Values in schema order"}]}
-    listed = {"type": "array", "items": row, **_MANY}
-    body = {
-        "anyOf": [
-            _object({"instances": listed}, ["instances"]),
-            _object({"inputs": listed}, ["inputs"]),
-        ]
+def _v1_paths(name: str, manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> Schema:
+    width = len(manifest.inputs)
+    in_order = {
+        "type": "array",
+        "prefixItems": [_field(spec) for spec in manifest.inputs],
+        "minItems": width,
+        "maxItems": width,
     }
+    listed = {"type": "array", "items": {"anyOf": [_ref("Row"), in_order]}, **_MANY}
+    other = _object({"inputs": listed}, ["inputs"]) | {"not": {"required": ["instances"]}}
+    body = {"anyOf": [_object({"instances": listed}, ["instances"]), other]}
     examples = {
         "objects": {"instances": rows},
         "lists": {"instances": [list(row.values()) for row in rows]},

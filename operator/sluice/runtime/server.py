@@ -27,7 +27,7 @@ from sluice.errors import SluiceError
 from sluice.package.load import Package, open_package
 from sluice.runtime import describe, openapi
 from sluice.runtime.batching import Batcher
-from sluice.runtime.connection import MAX_CONNECTIONS, Port, Timeouts
+from sluice.runtime.connection import MAX_CONNECTIONS, App, Port, Timeouts
 from sluice.runtime.counters import Counters
 from sluice.runtime.endpoints import AdminApp, ServingApp
 from sluice.runtime.inputs import RowReader
@@ -187,7 +187,7 @@ class Server:
         )
         predictions = Predictions(settings, self._status, self._counters)
         timeouts = Timeouts(read=options.read_timeout)
-        apps = (
+        apps: tuple[App, ...] = (
             ServingApp(predictions, self._status, self._options.cors_origin),
             AdminApp(predictions, self._status),
         )
