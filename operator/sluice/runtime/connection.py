@@ -34,6 +34,9 @@ TURN_BYTES = 2 * 1024
 """What one connection may take of a turn of the loop, but for a body of declared length, which
 costs little: the rest of a pipeline waits until the others have had their turn."""
 
+TURNS_SECONDS = 0.002
+"""What all pipelines may take of a turn of the loop."""
+
 MAX_BUFFERED = 256 * 1024 * 1024
 """Bytes of unfinished bodies that all connections of a port may hold together."""
 
@@ -84,6 +87,8 @@ class Port:
     unread: int = 0
     max_connections: int = MAX_CONNECTIONS
     _victims: deque[Connection] = field(default_factory=deque)
+    _turns: deque[Connection] = field(default_factory=deque)
+    _scheduled: bool = False
 
     def protocol(self) -> Connection:
         """A protocol for a new connection."""
@@ -111,6 +116,26 @@ class Port:
                 self.connections.discard(victim)
                 return True
         return False
+
+    def give_turn(self, connection: Connection) -> None:
+        """Let a connection go on with its pipeline when the others have had their turn."""
+        self._turns.append(connection)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._run_turns)
+
+    def _run_turns(self) -> None:
+        """However many connections pipeline, together they hold up the loop for a moment only."""
+        ends = time.monotonic() + TURNS_SECONDS
+        try:
+            for _ in range(len(self._turns)):
+                self._turns.popleft().continue_()
+                if time.monotonic() > ends:
+                    break
+        finally:
+            self._scheduled = bool(self._turns)
+            if self._scheduled:
+                asyncio.get_running_loop().call_soon(self._run_turns)
 
     def sweep(self) -> None:
         """Close what is too slow; called once a second."""
@@ -305,9 +330,10 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
         elif len(self._waiting) < MAX_PIPELINED and not self._continues:
             self._continues = True
-            asyncio.get_running_loop().call_soon(self._continue)
+            self._port.give_turn(self)
 
-    def _continue(self) -> None:
+    def continue_(self) -> None:
+        """The next turn of a pipeline."""
         self._continues = False
         self._flush()
 
