@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.target import build_package
 from tests.tools.peers import Missing, environment, run
 
 HERE = Path(__file__).parent
@@ -23,8 +24,8 @@ sys.path.insert(0, str(HERE.parent / "unit"))
 
 import runtime_support as support  # noqa: E402
 
-PEERS = ("tritonclient", "kserve")
-RUN_SECONDS = 120
+PEERS = ("tritonclient", "kserve", "mlserver", "schemathesis")
+RUN_SECONDS = 600
 
 
 def main() -> int:
@@ -39,18 +40,26 @@ def main() -> int:
         built = support.build_iris(Path(place) / "iris")
         [grpc_port] = support.free_ports(1)
         named = ("--deployment", "iris", "--revision", "v2", "--grpc-port", str(grpc_port))
-        with support.serving(built.path, *named) as server:
-            given = questions(built, server.port, grpc_port)
+        build_package(Path(place) / "any")
+        with (
+            support.serving(built.path, *named) as server,
+            support.serving(Path(place) / "any") as robust,
+        ):
+            given = questions(built, server.port, grpc_port, robust.port)
             failed = sum(asked(peer, given) for peer in wanted)
     return 1 if failed else 0
 
 
-def questions(built: support.Built, port: int, grpc_port: int) -> dict[str, Any]:
-    """What a client needs to ask, and what the model itself answers."""
+def questions(built: support.Built, port: int, grpc_port: int, robust: int) -> dict[str, Any]:
+    """What a client needs to ask, and what the model itself answers.
+
+    ``robust`` is the port of another model, with a finite score for whatever its schema allows.
+    """
     labels = [str(name) for name in support.load_iris().target_names]
     return {
         "address": f"127.0.0.1:{port}",
         "grpc": f"127.0.0.1:{grpc_port}",
+        "robust": f"127.0.0.1:{robust}",
         "model": "iris",
         "version": "v2",
         "features": list(built.rows[0]),

@@ -32,5 +32,5 @@ def main():
             function(given)
             outcomes[name] = None
         except Exception as error:  # whatever a client raises is the outcome
-            outcomes[name] = f"{type(error).__name__}: {error}"[:300]
+            outcomes[name] = f"{type(error).__name__}: {error}"[:3000]
     json.dump(outcomes, sys.stdout)

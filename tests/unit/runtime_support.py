@@ -195,15 +195,21 @@ import numpy as np
 
 
 class Odd:
-    """Sleeps x - 100 ms when x > 100, raises at 13 and 14, answers NaN at 7, else says x > 0."""
+    """Sleeps x - 100 ms when x > 100, raises at 13 and 14, answers NaN at 7, else says x > 0.
+
+    Keeps x - 50 megabytes for ever when x is between 50 and 100.
+    """
 
     classes_ = np.array(["no", "yes"])
 
     def __init__(self, delay):
         self.delay = delay
+        self.kept = []
 
     def predict_proba(self, frame):
         x = np.asarray(frame, dtype=float)[:, 0]
+        if ((x > 50) & (x <= 100)).any():
+            self.kept.append(np.ones(int((x[x <= 100].max() - 50) * 131072)))
         time.sleep(self.delay + max(0.0, float(np.nanmax(x)) - 100) / 1000)
         if (x == 13).any():
             raise ArithmeticError("thirteen")
@@ -277,9 +283,10 @@ class Server:
         *arguments: str,
         env: dict[str, str] | None = None,
         python: tuple[str, ...] = ("-m", "sluice.cli"),
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.port, self.admin_port = free_ports(2)
-        command = [sys.executable, *python, "serve", str(package)]
+        command = [*prefix, sys.executable, *python, "serve", str(package)]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--admin-port", str(self.admin_port), *arguments],
             env={**os.environ, "PYTHONPATH": "operator", "PYTHONUNBUFFERED": "1", **(env or {})},

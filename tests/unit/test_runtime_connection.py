@@ -196,3 +196,97 @@ def test_large_uploads_together_have_a_limit_and_the_room_is_given_back() -> Non
             assert port.buffered == 0
 
     run(scenario)
+
+
+def test_what_follows_a_request_and_is_none_is_refused_once() -> None:
+    async def scenario() -> tuple[bytes, list[str]]:
+        escaped: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: escaped.append(str(context)))
+        async with listening(App(), Timeouts()) as (_, number):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 1 + b'"')
+            answers = await reader.read()
+            # Still read for a moment, and never answered.
+            writer.write(GET % 1)
+            await asyncio.sleep(0.05)
+            writer.close()
+            return answers, escaped
+
+    answers, escaped = run(scenario)
+    assert answers.count(b"HTTP/1.1 200 ") == 1 and answers.count(b"HTTP/1.1 400 ") == 1
+    assert not escaped
+
+
+def test_a_long_pipeline_is_answered_whole_and_lets_others_in_between() -> None:
+    async def scenario() -> int:
+        async with listening(App(), Timeouts()) as (_, number):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 1 * 20_000)
+            other, asks = await asyncio.open_connection("127.0.0.1", number)
+            asks.write(GET % 2)
+            answers = await reader.read(1000)
+            assert (await other.readline()).startswith(b"HTTP/1.1 200 ")
+            # The other one has its answer long before the pipeline is through.
+            assert answers.count(b"HTTP/1.1") < 100
+            writer.write(b"GET /3 HTTP/1.1\r\nConnection: close\r\n\r\n")
+            return (answers + await reader.read()).count(b"HTTP/1.1 200 ")
+
+    assert run(scenario) == 20_001
+
+
+def test_answers_that_nobody_reads_stop_the_pipeline() -> None:
+    async def scenario() -> None:
+        app = App()
+        async with listening(app, Timeouts(write=5)) as (port, number):
+            port.max_unread = 20_000_000
+            writers = []
+            for _ in range(8):
+                _, writer = await asyncio.open_connection("127.0.0.1", number, limit=1024)
+                writer.write(GET % 9_000_000 * 50)
+                writers.append(writer)
+            # Each was written one answer, more than the sockets took; then there was no more room.
+            async with asyncio.timeout(10):
+                while len(port.connections) == 8:  # noqa: ASYNC110 - a set, not an event
+                    await asyncio.sleep(0.01)
+            assert port.unread <= port.max_unread
+
+    run(scenario)
+
+
+def test_at_the_limit_who_has_been_silent_for_longest_makes_room() -> None:
+    async def scenario() -> None:
+        app = App()
+        async with listening(app, Timeouts()) as (port, number):
+            port.max_connections = 3
+            asked, writer = await asyncio.open_connection("127.0.0.1", number)
+            silent, _ = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 1)
+            assert (await asked.readline()).startswith(b"HTTP/1.1 200 ")
+            await asyncio.open_connection("127.0.0.1", number)
+            _, last = await asyncio.open_connection("127.0.0.1", number)
+            with contextlib.suppress(ConnectionResetError):
+                assert await silent.read() == b""
+            writer.write(GET % 0)
+            last.write(GET % 0)
+            await app.holds(2)
+            assert len(port.connections) <= 3
+
+    run(scenario)
+
+
+def test_when_all_are_being_answered_nobody_else_is_let_in() -> None:
+    async def scenario() -> None:
+        app = App()
+        async with listening(app, Timeouts()) as (port, number):
+            port.max_connections = 1
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(GET % 0)
+            await app.holds(1)
+            refused, _ = await asyncio.open_connection("127.0.0.1", number)
+            with contextlib.suppress(ConnectionResetError):
+                assert await refused.read() == b""
+            app.held[0].answer(Response(204))
+            assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
+
+    run(scenario)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -166,3 +167,66 @@ def test_an_answer_has_length_type_constant_headers_and_close() -> None:
     )
     head = render(response, keep_alive=True, head=True)
     assert head.endswith(b"content-length: 2\r\nretry-after: 0\r\n\r\n")
+
+
+HIDDEN = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 4\r\nContent-Length: 40\r\n\r\nabcd",
+        b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
+        b"Content-Length: 4, 4\r\n\r\nabcd",
+        b"Content-Length: +4\r\n\r\nabcd",
+        b"Content-Length : 4\r\n\r\nabcd",
+        b"Content-Length: 99999999999999999999\r\n\r\nabcd",
+        b"X: a\r\n b\r\nContent-Length: 4\r\n\r\nabcd",
+        b"X: a\nContent-Length: 4\r\n\r\nabcd",
+        b"X: a\rContent-Length: 4\r\n\r\nabcd",
+        b"X: a\x00b\r\nContent-Length: 4\r\n\r\nabcd",
+        b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\nabcde\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5 ;a\r\nabcde\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcdeX0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n+5\r\nabcde\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        b"Host: b\r\nContent-Length: 4\r\n\r\nabcd",
+    ],
+)
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(
+    lines: bytes, step: int
+) -> None:
+    connection = HttpConnection()
+    data = b"POST /predict HTTP/1.1\r\nHost: a\r\n" + lines + HIDDEN
+    events = [
+        e for at in range(0, len(data), step) for e in connection.receive(data[at : at + step])
+    ]
+    assert [(type(e), getattr(e, "status", 0)) for e in events] == [(BadRequest, 400)]
+    assert connection.closed
+
+
+def test_a_long_pipeline_is_not_taken_for_an_endless_header() -> None:
+    connection = HttpConnection()
+    data = GET * 30_000
+    events = []
+    for at in range(0, len(data), 65_535):  # every piece ends inside of a head
+        events += connection.receive(data[at : at + 65_535])
+    assert len(events) == 30_000 and all(isinstance(event, Request) for event in events)
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    connection = HttpConnection()
+    connection.receive(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    tracemalloc.start()
+    for _ in range(100):
+        connection.receive(b"2\r\nab\r\n" * 1000)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert connection.buffered == 200_000 and taken < 400_000

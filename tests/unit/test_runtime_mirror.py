@@ -200,7 +200,13 @@ def test_what_is_too_large_to_compare_is_dropped() -> None:
 
 def test_a_copy_says_what_it_is_and_keeps_what_the_request_said() -> None:
     mirror = aimed()
-    sent = request(b'{"x":1}', content_type="application/json", x_user_id="7", x_sluice_bucket="3")
+    sent = request(
+        b'{"x":1}',
+        content_type="application/json",
+        traceparent="00-1-2-01",
+        x_user_id="7",
+        x_sluice_bucket="3",
+    )
     mirror.offer(sent, "id-1", Outcome.OK, OK)
     copy = mirror.take()
     assert copy is not None
@@ -210,6 +216,7 @@ def test_a_copy_says_what_it_is_and_keeps_what_the_request_said() -> None:
     assert b"x-sluice-mirror: id-1" in lines
     assert b"x-sluice-revision: new" in lines
     assert b"content-type: application/json" in lines
+    assert b"traceparent: 00-1-2-01" in lines
     assert b"content-length: 7" in lines
     assert body == b'{"x":1}'
     assert not any(line.startswith((b"x-user-id", b"x-sluice-bucket")) for line in lines)

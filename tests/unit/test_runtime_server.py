@@ -209,6 +209,21 @@ def test_docs_are_self_contained_and_name_the_models_fields(server: Server, iris
     assert document["openapi"].startswith("3.")
     assert list(document["components"]["schemas"]["Row"]["properties"]) == list(iris.rows[0])
     assert "/v1/models/flowers:predict" in document["paths"]
+    infer = document["paths"]["/v2/models/flowers/versions/rev1/infer"]["post"]
+    assert {"application/json", "application/octet-stream"} == set(infer["requestBody"]["content"])
+
+
+def test_the_examples_of_the_document_are_answered(server: Server) -> None:
+    document = server.request("GET", "/openapi.json")[2]
+    asked = 0
+    for path, operations in document["paths"].items():
+        if "get" in operations:
+            assert server.request("GET", path)[0] == 200, path
+        content = operations.get("post", {}).get("requestBody", {}).get("content", {})
+        for name, example in content.get("application/json", {}).get("examples", {}).items():
+            assert server.post(path, example["value"])[0] in (200, 202), (path, name)
+            asked += 1
+    assert asked == 8
 
 
 def test_head_unknown_paths_and_methods(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -42,6 +43,22 @@ class _Duration(click.ParamType[float]):
             self.fail("must be more than zero", param, ctx)
         return seconds
 
+
+class _Origin(click.ParamType[str]):
+    """``https://app.example.com``, as a browser says it in its Origin header."""
+
+    name = "origin"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        text = str(value)
+        if text != "*" and not _ORIGIN.fullmatch(text):
+            self.fail(f"{text!r} is no origin such as https://app.example.com, or *", param, ctx)
+        return text
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
 
 _PORT = click.IntRange(0, 65535)
 
@@ -92,11 +109,25 @@ _PORT = click.IntRange(0, 65535)
     help="Give up when the package is not loaded by then.",
 )
 @click.option(
+    "--cors-origin",
+    type=_Origin(),
+    multiple=True,
+    help="Let scripts of pages from here ask (https://app.example.com, or *); may be repeated. "
+    "By default none may.",
+)
+@click.option(
     "--max-in-flight",
     type=click.IntRange(1, 100_000),
     default=256,
     show_default=True,
     help="Answer 503 when more requests than this are being answered.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1, 100_000),
+    default=4096,
+    show_default=True,
+    help="When more clients connect, those go that have been silent for longest.",
 )
 @click.option(
     "--read-timeout",
@@ -150,6 +181,14 @@ def _readable(options: Options) -> list[Path]:
 
 
 def _greet(options: Options, sandbox: Sandbox, loaded: Loaded, port: int, admin_port: int) -> None:
+    """Say what is served; a full disk behind standard output is no reason not to serve."""
+    with contextlib.suppress(OSError):
+        _introduce(options, sandbox, loaded, port, admin_port)
+
+
+def _introduce(
+    options: Options, sandbox: Sandbox, loaded: Loaded, port: int, admin_port: int
+) -> None:
     from sluice.runtime.describe import curl_line, example_row
 
     manifest = loaded.package.manifest

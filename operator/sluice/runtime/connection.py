@@ -8,6 +8,7 @@ over all connections instead of one timer each.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,12 +25,27 @@ from sluice.runtime.http import (
     Response,
     render,
 )
+from sluice.runtime.options import MAX_CONNECTIONS
 from sluice.runtime.served import Exchange
 
 MAX_PIPELINED = 64
 
+TURN_REQUESTS = 16
+TURN_BYTES = 2 * 1024
+"""What one connection may take of a turn of the loop, but for a body of declared length, which
+costs little: the rest of a pipeline waits until the others have had their turn."""
+
+TURNS_SECONDS = 0.002
+"""What all pipelines may take of a turn of the loop."""
+
 MAX_BUFFERED = 256 * 1024 * 1024
 """Bytes of unfinished bodies that all connections of a port may hold together."""
+
+MAX_UNREAD = 128 * 1024 * 1024
+"""Bytes of answers that the clients of a port may leave unread together."""
+
+VICTIMS = 64
+"""How many connections to close are looked for at once: a search goes over all of them."""
 
 
 class App(Protocol):
@@ -67,10 +83,59 @@ class Port:
     connections: set[Connection] = field(default_factory=set)
     max_buffered: int = MAX_BUFFERED
     buffered: int = 0
+    max_unread: int = MAX_UNREAD
+    unread: int = 0
+    max_connections: int = MAX_CONNECTIONS
+    _victims: deque[Connection] = field(default_factory=deque)
+    _turns: deque[Connection] = field(default_factory=deque)
+    _scheduled: bool = False
 
     def protocol(self) -> Connection:
         """A protocol for a new connection."""
         return Connection(self)
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a new connection; at the limit, in place of the one that has waited longest.
+
+        So whoever opens connections to hold them closes his own, and not those of clients that
+        ask something now and then.  False when all are being answered.
+        """
+        if len(self.connections) >= self.max_connections and not self._evict():
+            return False
+        self.connections.add(connection)
+        return True
+
+    def _evict(self) -> bool:
+        if not any(victim.waits for victim in self._victims):
+            waiting = (c for c in self.connections if c.waits)
+            self._victims = deque(heapq.nsmallest(VICTIMS, waiting, key=lambda c: c.since))
+        while self._victims:
+            victim = self._victims.popleft()
+            if victim.waits:
+                victim.abort()
+                self.connections.discard(victim)
+                return True
+        return False
+
+    def give_turn(self, connection: Connection) -> None:
+        """Let a connection go on with its pipeline when the others have had their turn."""
+        self._turns.append(connection)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._run_turns)
+
+    def _run_turns(self) -> None:
+        """However many connections pipeline, together they hold up the loop for a moment only."""
+        ends = time.monotonic() + TURNS_SECONDS
+        try:
+            for _ in range(len(self._turns)):
+                self._turns.popleft().continue_()
+                if time.monotonic() > ends:
+                    break
+        finally:
+            self._scheduled = bool(self._turns)
+            if self._scheduled:
+                asyncio.get_running_loop().call_soon(self._run_turns)
 
     def sweep(self) -> None:
         """Close what is too slow; called once a second."""
@@ -114,6 +179,8 @@ class Connection(asyncio.Protocol):
         self._port = port
         self._http = HttpConnection(port.limits)
         self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._read = 0
         self._parsed: deque[Event] = deque()
         self._waiting: deque[_Exchange] = deque()
         self._refusal: bytes | None = None
@@ -124,6 +191,8 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._flushing = False
         self._held = 0
+        self._unread = 0
+        self._continues = False
         self._linger_until: float | None = None
 
     # asyncio's callbacks.
@@ -131,20 +200,42 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._since = time.monotonic()
-        self._port.connections.add(self)
+        if not self._port.admit(self):
+            self._transport.abort()
+            self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        now = time.monotonic()
+        if self._http.closed:
+            return  # nothing of it will be answered
         if not self._http.mid_request:
-            self._since = now
-        self._parsed.extend(self._http.receive(data))
+            self._since = time.monotonic()
+        self._received = self._received[self._read :] + data if self._received else data
+        self._read = 0
+        self._flush()
+        if self._has_more:
+            self._pause_reading()
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether requests, or parts of them, have come that have not had their turn."""
+        return bool(self._parsed or self._received)
+
+    def _parse(self) -> None:
+        """Parse some of what was received."""
+        received, start = self._received, self._read
+        end = start + TURN_BYTES
+        while start < len(received) and not self._http.closed:
+            part = received if start == 0 and end >= len(received) else received[start:end]
+            self._parsed.extend(self._http.receive(part))
+            start, end = end, end + self._http.expected
+            if self._parsed or start == end:
+                break
+        self._read = start
+        if start >= len(received) or self._http.closed:
+            self._received, self._read = b"", 0
         if self._http.take_continue():
             self._owes_continue = True
         self._account()
-        self._take_requests(now)
-        self._flush()
-        if self._parsed:
-            self._pause_reading()
 
     def _account(self) -> None:
         """Keep the port's sum of unfinished bodies; beyond the limit this one is refused."""
@@ -156,9 +247,12 @@ class Connection(asyncio.Protocol):
             self._parsed.append(BadRequest(503, "too many large requests at once; try again"))
             self._account()
 
-    def _take_requests(self, now: float) -> None:
+    def _take_requests(self) -> None:
         """Start requests, but only so many at once: a pipeline is one client's, not the queue."""
-        while self._parsed and len(self._waiting) < MAX_PIPELINED:
+        now = time.monotonic()
+        for _ in range(TURN_REQUESTS):
+            if not self._parsed or len(self._waiting) >= MAX_PIPELINED:
+                break
             event = self._parsed.popleft()
             if isinstance(event, BadRequest):
                 response = self._port.app.refuse(event)
@@ -173,14 +267,16 @@ class Connection(asyncio.Protocol):
         """The client has gone, or (seldom) only closed its half: answer what it asked for."""
         self._eof = True
         self._tell_gone()
-        return bool(self._waiting)
+        return bool(self._waiting) or self._has_more
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._port.connections.discard(self)
         self._port.buffered -= self._held
-        self._held = 0
+        self._port.unread -= self._unread
+        self._held = self._unread = 0
         self._tell_gone()
         self._waiting.clear()
+        self._received, self._read = b"", 0
         self._transport = None
 
     def pause_writing(self) -> None:
@@ -189,7 +285,15 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._blocked_since = None
-        self._resume_reading()
+        self._count_unread(0)
+        self._flush()
+
+    def _count_unread(self, size: int) -> None:
+        """Keep the port's sum of answers that nobody reads; beyond the limit this client goes."""
+        self._port.unread += size - self._unread
+        self._unread = size
+        if size and self._port.unread > self._port.max_unread:
+            self.abort()
 
     # Answers.
 
@@ -206,22 +310,37 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         """Write the answers whose turn has come; take more requests when there is room."""
         transport = self._transport
-        if transport is None or transport.is_closing() or self._flushing:
+        if transport is None or transport.is_closing() or self._flushing or self._lingers:
             return
         self._flushing = True
+        if self._blocked_since is None:
+            if self._received and not self._parsed:
+                self._parse()
+            self._take_requests()
         ready, close = self._due()
-        while self._parsed and not close and len(self._waiting) < MAX_PIPELINED:
-            self._take_requests(time.monotonic())
-            more, close = self._due()
-            ready += more
         self._flushing = False
         if ready:
             transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
             self._since = time.monotonic()
-        if close or (self._eof and not self._waiting):
+        if close or (self._eof and not self._waiting and not self._has_more):
             self._close()
-        elif not self._parsed and self._blocked_since is None:
+        elif self._blocked_since is not None:
+            self._count_unread(transport.get_write_buffer_size())
+        elif not self._has_more:
             self._resume_reading()
+        elif len(self._waiting) < MAX_PIPELINED and not self._continues:
+            self._continues = True
+            self._port.give_turn(self)
+
+    def continue_(self) -> None:
+        """The next turn of a pipeline."""
+        self._continues = False
+        self._flush()
+
+    @property
+    def _lingers(self) -> bool:
+        """Nothing is written any more, only read for a moment."""
+        return self._linger_until is not None
 
     def _due(self) -> tuple[list[bytes], bool]:
         """What may be written now, and whether the connection closes after it."""
@@ -251,20 +370,36 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._waiting.clear()
         self._parsed.clear()
+        self._received, self._read = b"", 0
         if self._refusal is not None and not self._eof and self._transport.can_write_eof():
             self._transport.write_eof()
+            self._resume_reading()
             self._linger_until = time.monotonic() + 2.0
         else:
             self._transport.close()
 
     # Time and back-pressure.
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for its client: for a request, the rest of one, or to be read."""
+        pending = self._waiting or (self._has_more and self._blocked_since is None)
+        return self._transport is not None and not pending
+
+    @property
+    def since(self) -> float:
+        """When its client last did something."""
+        return self._since
+
     def check_time(self, now: float) -> None:
         """Close when the client is too slow at what it is doing."""
         transport, timeouts = self._transport, self._port.timeouts
         if transport is None:
             return
-        if self._linger_until is not None:
+        if transport.is_closing():
+            if now - self._since > timeouts.write:
+                transport.abort()  # its last answer is never going to leave
+        elif self._linger_until is not None:
             if now > self._linger_until:
                 transport.close()
         elif self._blocked_since is not None:

@@ -1,4 +1,4 @@
-"""``/docs`` and ``/openapi.json``: the model's own fields, and a form to try them.
+"""``/docs``: the model's own fields, and a form to try them.
 
 Called by the server once, when the package is loaded; pure.  The page is one file: no script, font
 or style comes from anywhere else, and its policy forbids it.  Everything that a package says is
@@ -15,9 +15,6 @@ import msgspec
 from sluice.package.load import Package
 from sluice.package.manifest import Input, Label, Manifest
 from sluice.runtime.served import Settings
-from sluice.version import __version__
-
-_JSON_TYPE = {"float": "number", "int": "integer", "bool": "boolean", "string": "string"}
 
 
 def example_row(manifest: Manifest, package: Package) -> dict[str, Any]:
@@ -35,126 +32,6 @@ def _any_value(spec: Input) -> Any:
         return False
     value = spec.min if spec.min is not None else 0.0
     return int(value) if spec.type == "int" else value
-
-
-# OpenAPI.
-
-
-def openapi(manifest: Manifest, settings: Settings) -> bytes:
-    """The OpenAPI document of this server."""
-    return msgspec.json.encode(
-        {
-            "openapi": "3.1.0",
-            "info": {
-                "title": settings.deployment,
-                "version": settings.revision or "1",
-                "description": f"{manifest.task} served by Sluice {__version__}.",
-            },
-            "paths": _paths(settings.deployment),
-            "components": {"schemas": _schemas(manifest)},
-        }
-    )
-
-
-def _paths(name: str) -> dict[str, Any]:
-    row, columns = _ref("Row"), _ref("Columns")
-    body = {"oneOf": [row, {"type": "array", "items": row}, columns]}
-    instances = {
-        "type": "object",
-        "required": ["instances"],
-        "properties": {
-            "instances": {"type": "array", "items": {"oneOf": [row, {"type": "array"}]}}
-        },
-    }
-    ready = {"200": {"description": "Ready"}, "503": {"description": "Not ready"}}
-    any_object = {"type": "object"}
-    return {
-        "/predict": {
-            "post": _operation("Predict by feature name", body, _ref("Predictions"), "Error")
-        },
-        f"/v1/models/{name}:predict": {
-            "post": _operation("V1", instances, _ref("V1Predictions"), "PlainError")
-        },
-        f"/v2/models/{name}/infer": {
-            "post": _operation("Open Inference Protocol", any_object, any_object, "PlainError")
-        },
-        "/readyz": {"get": {"summary": "Ready for traffic", "responses": ready}},
-    }
-
-
-def _schemas(manifest: Manifest) -> dict[str, Any]:
-    fields = {spec.name: _field_schema(spec) for spec in manifest.inputs}
-    text = {"type": "string"}
-    return {
-        "Row": _object(fields, [spec.name for spec in manifest.inputs if spec.required]),
-        "Columns": _object({n: {"type": "array", "items": f} for n, f in fields.items()}),
-        "Predictions": _predictions_schema(manifest),
-        "V1Predictions": _object({"predictions": {"type": "array"}}),
-        "Error": _object(
-            {"error": _object({"code": text, "message": text, "field": text}, ["code", "message"])}
-        ),
-        "PlainError": _object({"error": text}),
-    }
-
-
-def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object", "properties": properties}
-    return schema | ({"required": required} if required else {})
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _field_schema(spec: Input) -> dict[str, Any]:
-    kind = _JSON_TYPE[spec.type]
-    schema: dict[str, Any] = {"type": [kind, "null"] if spec.nullable else kind}
-    notes = []
-    if spec.min is not None and spec.max is not None:
-        notes.append(f"reference data: {spec.min:g} to {spec.max:g}")
-    if spec.categories:
-        notes.append("seen in training: " + ", ".join(spec.categories[:20]))
-    if notes:
-        schema["description"] = "; ".join(notes) + " (other values are accepted and counted)"
-    return schema
-
-
-_STATUSES = {
-    "400": "The body does not fit the model's fields",
-    "404": "Another model's name or version",
-    "413": "Too large, or more than 10,000 rows",
-    "415": "Not JSON",
-    "500": "The model failed",
-    "503": "Busy, loading or shutting down; see Retry-After",
-    "504": "The model took too long",
-}
-
-
-def _operation(summary: str, body: Any, answer: Any, error: str) -> dict[str, Any]:
-    responses: dict[str, Any] = {"200": {"description": "Answered", "content": _json(answer)}}
-    for status, text in _STATUSES.items():
-        responses[status] = {"description": text, "content": _json(_ref(error))}
-    return {
-        "summary": summary,
-        "requestBody": {"required": True, "content": _json(body)},
-        "responses": responses,
-    }
-
-
-def _json(schema: Any) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
-
-
-def _predictions_schema(manifest: Manifest) -> dict[str, Any]:
-    item: dict[str, Any] = {"score": {"type": "number"}, "eventId": {"type": "string"}}
-    labels = manifest.output.labels
-    if labels is not None:
-        item["label"] = {"enum": list(labels)}
-        item["scores"] = {"type": "object", "additionalProperties": {"type": "number"}}
-    answers = {"type": "array", "items": _object(item)}
-    return _object(
-        {"predictions": answers, "revision": {"type": "string"}}, ["predictions", "revision"]
-    )
 
 
 # The page.

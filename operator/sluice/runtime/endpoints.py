@@ -6,7 +6,7 @@ to ``predictions.py``; everything else is answered here, at once, whatever the m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from sluice.runtime import feedback, metrics
+from sluice.runtime.answer_headers import TRACE, Marked, Origins, trace
 from sluice.runtime.counters import Outcome
 from sluice.runtime.http import HTML, TEXT, BadRequest, Request, Response
 from sluice.runtime.predictions import Predictions, error_response
@@ -62,18 +63,27 @@ def _family(path: str) -> str:
 class ServingApp:
     """The serving port."""
 
-    def __init__(self, predictions: Predictions, status: Status) -> None:
+    def __init__(
+        self, predictions: Predictions, status: Status, origins: Sequence[str] = ()
+    ) -> None:
         self._predictions = predictions
         self._status = status
+        self._origins = Origins(origins) if origins else None
         self._gets = self._static_paths()
 
     def handle(self, request: Request, exchange: Exchange) -> None:
         """Answer ``request`` now or later."""
         route = _route(request.path)
+        if TRACE in request.headers or self._origins is not None:
+            exchange = self._marked(request, exchange)
         if route is not None and request.method == "POST":
             self._predictions.start(route, request, exchange)
             return
         try:
+            asked_first = self._origins and self._origins.preflight(request)
+            if asked_first:
+                exchange.answer(asked_first)
+                return
             if route is not None or (request.path == feedback.PATH and request.method != "POST"):
                 raise _method_not_allowed("POST", request.method, b"POST")
             if request.path == feedback.PATH:
@@ -84,6 +94,12 @@ class ServingApp:
         except Problem as problem:
             response = error_response(problem, _family(request.path))
         exchange.answer(response)
+
+    def _marked(self, request: Request, exchange: Exchange) -> Exchange:
+        headers = trace(request.headers)
+        if self._origins is not None:
+            headers += self._origins.headers(request)
+        return Marked(exchange, headers) if headers else exchange
 
     def refuse(self, bad: BadRequest) -> Response:
         """The answer to bytes that are no request we can read."""

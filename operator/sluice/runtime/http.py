@@ -107,9 +107,10 @@ class _Message:
     headers: dict[bytes, bytes] = field(default_factory=dict)
     header_bytes: int = 0
     header_count: int = 0
-    chunks: list[bytes] = field(default_factory=list)
-    body_bytes: int = 0
+    body: bytes | bytearray = b""
     in_body: bool = False
+    new: bool = True
+    """Until the bytes that it began in have been read."""
 
 
 class _Refuse(Exception):  # noqa: N818 - it is a jump out of the parser, not an error of ours
@@ -143,7 +144,15 @@ class HttpConnection:
     @property
     def buffered(self) -> int:
         """Bytes of an unfinished body that are held in memory."""
-        return self._message.body_bytes if self._message is not None else 0
+        return len(self._message.body) if self._message is not None else 0
+
+    @property
+    def expected(self) -> int:
+        """Bytes that are still to come of a body whose length was declared."""
+        message = self._message
+        if message is None or not message.in_body:
+            return 0
+        return max(0, int(message.headers.get(b"content-length", 0)) - len(message.body))
 
     def take_continue(self) -> bool:
         """True once when the client waits for ``100 Continue`` before it sends the body."""
@@ -180,11 +189,13 @@ class HttpConnection:
         """llhttp tells of a header only when its line ends; an endless one must not fill memory."""
         message = self._message
         if message is None or message.in_body:
+            return
+        if message.new:  # how many of the bytes are its own is not known
+            message.new = False
             self._head_bytes = 0
             return
         self._head_bytes += received
-        # The first chunk may begin with the end of the previous body, hence the slack of one read.
-        if self._head_bytes > self._limits.url + self._limits.headers + 256 * 1024:
+        if self._head_bytes > self._limits.url + self._limits.headers:
             self._fail(_Refuse(431, f"the headers are more than {self._limits.headers} bytes"))
 
     def _ignore_upgrade(self, data: bytes, offset: int) -> bytes:
@@ -233,7 +244,10 @@ class HttpConnection:
                 f"the headers are more than {limits.headers} bytes or {limits.header_count} lines",
             )
         if not message.in_body:  # trailers carry nothing for us
-            message.headers[name.lower()] = value
+            name = name.lower()
+            if name == b"host" and name in message.headers:
+                raise _Refuse(400, "more than one Host header")
+            message.headers[name] = value
 
     def on_headers_complete(self) -> None:
         message = self._current()
@@ -242,6 +256,9 @@ class HttpConnection:
         # llhttp has refused what is not a number of at most 64 bits.
         if declared and int(declared) > self._limits.body:
             raise _Refuse(413, self._too_large())
+        coding = message.headers.get(b"transfer-encoding", b"chunked").lower()
+        if coding != b"chunked":
+            raise _Refuse(400, "Transfer-Encoding knows only chunked here")
         expect = message.headers.get(b"expect", b"").lower()
         if expect == b"100-continue":
             self._wants_continue = True
@@ -250,11 +267,15 @@ class HttpConnection:
 
     def on_body(self, data: bytes) -> None:
         message = self._current()
-        message.body_bytes += len(data)
-        if message.body_bytes > self._limits.body:
+        if len(message.body) + len(data) > self._limits.body:
             raise _Refuse(413, self._too_large())
         self._wants_continue = False
-        message.chunks.append(data)
+        if not message.body:
+            message.body = data  # most bodies come in one piece and are not copied
+        elif isinstance(message.body, bytes):
+            message.body = bytearray(message.body) + data
+        else:
+            message.body += data
 
     def on_message_complete(self) -> None:
         message = self._current()
@@ -264,7 +285,7 @@ class HttpConnection:
                 method=self._parser.get_method().decode("latin-1"),
                 path=_path(message.url),
                 headers=message.headers,
-                body=message.chunks[0] if len(message.chunks) == 1 else b"".join(message.chunks),
+                body=bytes(message.body),
                 keep_alive=keep_alive,
                 query=message.url.partition(b"?")[2].partition(b"#")[0].decode("latin-1"),
             )

@@ -37,7 +37,12 @@ MAX_ROWS = 64
 
 MAX_ID = 128
 
-_FORWARDED = (b"content-type", b"content-encoding", b"inference-header-content-length")
+_FORWARDED = (
+    b"content-type",
+    b"content-encoding",
+    b"inference-header-content-length",
+    b"traceparent",
+)
 
 
 class CopyAnswer(msgspec.Struct):

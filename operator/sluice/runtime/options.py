@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_CONNECTIONS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -26,7 +28,10 @@ class Options:
     without_sandbox: bool = False
     load_timeout: float = 540.0
     """Seconds that verifying and loading may take; below the startup probe's 600."""
+    cors_origin: tuple[str, ...] = ()
+    """Origins whose pages may ask; none by default."""
     max_in_flight: int = 256
+    max_connections: int = MAX_CONNECTIONS
     read_timeout: float = 10.0
     drain: float = 10.0
     """Longest first part of a drain."""

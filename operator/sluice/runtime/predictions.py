@@ -9,6 +9,7 @@ histogram, and the outcome is still counted when the model has answered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import time
@@ -187,7 +188,8 @@ class Predictions:
         if name not in self._logged and len(self._logged) < 32:
             self._logged.add(name)
             first = (str(error).strip().splitlines() or [""])[0][:300]
-            print(f"model error {name}: {first} (further ones are counted)", file=sys.stderr)
+            with contextlib.suppress(OSError):  # a full disk must not cost an answer
+                print(f"model error {name}: {first} (further ones are counted)", file=sys.stderr)
 
     def copy(self, request: Request, copy_id: str, outcome: Outcome, answer: Answer | None) -> None:
         """A chosen request has been answered: the candidate gets a copy, after this turn."""

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import gc
 import os
+import resource
 import signal
 import socket
 import time
@@ -26,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 from sluice.errors import SluiceError
 from sluice.package.load import Package, open_package
 from sluice.package.trust import requires_trust
-from sluice.runtime import describe
+from sluice.runtime import describe, openapi
 from sluice.runtime.batching import Batcher
-from sluice.runtime.connection import Port, Timeouts
+from sluice.runtime.connection import App, Port, Timeouts
 from sluice.runtime.counters import Counters
 from sluice.runtime.dial import Dialler
 from sluice.runtime.endpoints import AdminApp, ServingApp
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 SLOW_CALL = 0.001
 """A model whose one-row call takes longer runs off the event loop."""
 
+
+ADMIN_CONNECTIONS = 64
+OTHER_FILES = 192
+"""Descriptors that are kept for the admin port, files and libraries."""
 
 LAST_SECONDS = 5.0
 """What a drain keeps of its grace for requests in flight, however long a reader takes."""
@@ -92,6 +97,21 @@ def load_behind_walls(options: Options, sandbox: Sandbox) -> Loaded:
     sandbox.prepare_libraries(code=options.allow_code)
     sandbox.close()
     return load(options, sandbox)
+
+
+def model_of(loaded: Loaded, settings: Settings) -> Model:
+    """What answers for a loaded package."""
+    package, manifest = loaded.package, loaded.package.manifest
+    reader = RowReader(manifest.inputs)
+    off_loop = loaded.warm is None or loaded.warm.one_row > SLOW_CALL
+    return Model(
+        batcher=Batcher(loaded.predictor, reader, off_loop=off_loop),
+        predict=PredictProtocol(manifest, reader, settings.revision),
+        v1=V1Protocol(settings.deployment, reader),
+        v2=V2Protocol(settings.deployment, settings.revision, manifest, reader),
+        docs=describe.page(manifest, settings, package),
+        openapi=openapi.document(manifest, settings, package),
+    )
 
 
 def _warm_up(predictor: Predictor, package: Package) -> WarmUp | None:
@@ -152,8 +172,15 @@ class Server:
         )
         predictions = Predictions(settings, self._status, self._counters)
         timeouts = Timeouts(read=options.read_timeout)
-        apps = (ServingApp(predictions, self._status), AdminApp(predictions, self._status))
-        self._ports = [Port(app, _constant(settings.revision), timeouts=timeouts) for app in apps]
+        apps: tuple[App, ...] = (
+            ServingApp(predictions, self._status, self._options.cors_origin),
+            AdminApp(predictions, self._status),
+        )
+        rooms = (_room(options.max_connections), ADMIN_CONNECTIONS)
+        self._ports = [
+            Port(app, _constant(settings.revision), timeouts=timeouts, max_connections=room)
+            for app, room in zip(apps, rooms, strict=True)
+        ]
         for port, sock in zip(self._ports, sockets, strict=True):
             self._listeners.append(await loop.create_server(port.protocol, sock=sock, backlog=1024))
         if options.grpc_port is not None:
@@ -221,20 +248,7 @@ class Server:
         counters.use_profile(manifest, package.profile())
         for port in self._ports:
             port.constant = _constant(settings.revision)
-        reader = RowReader(manifest.inputs)
-        off_loop = loaded.warm is None or loaded.warm.one_row > SLOW_CALL
-        v2 = V2Protocol(settings.deployment, settings.revision, manifest, reader)
-        predictions.use(
-            settings,
-            Model(
-                batcher=Batcher(loaded.predictor, reader, off_loop=off_loop),
-                predict=PredictProtocol(manifest, reader, settings.revision),
-                v1=V1Protocol(settings.deployment, reader),
-                v2=v2,
-                docs=describe.page(manifest, settings, package),
-                openapi=describe.openapi(manifest, settings),
-            ),
-        )
+        predictions.use(settings, model_of(loaded, settings))
         self._status.loaded = True
         # What was made while loading stays for ever: the collector need not look at it again.
         gc.collect()
@@ -290,6 +304,17 @@ class Server:
             await asyncio.sleep(1.0)
             for port in self._ports:
                 port.sweep()
+
+
+def _room(wanted: int) -> int:
+    """How many clients may be connected: ``wanted``, or what the process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, soft - OTHER_FILES)
+    return wanted
 
 
 def _listen(host: str, port: int) -> socket.socket:

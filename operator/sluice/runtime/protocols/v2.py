@@ -29,10 +29,10 @@ from sluice.runtime.protocols import binary
 
 Values = list[Any] | np.ndarray[Any, Any]
 
-_DATATYPES = {"float": "FP64", "int": "INT64", "bool": "BOOL", "string": "BYTES"}
+DATATYPES = {"float": "FP64", "int": "INT64", "bool": "BOOL", "string": "BYTES"}
 _INTEGERS = {f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
 _FLOATS = {"FP16", "FP32", "FP64"}
-_KNOWN = {"BOOL", "BYTES"} | _INTEGERS | _FLOATS
+KNOWN = {"BOOL", "BYTES"} | _INTEGERS | _FLOATS
 _NUMPY = {
     "float": (_FLOATS | _INTEGERS),
     "int": (_INTEGERS | _FLOATS),
@@ -128,7 +128,7 @@ class V2Protocol:
                 "versions": [self.version],
                 "platform": f"sluice_{self._manifest.model.format}",
                 "inputs": [
-                    {"name": spec.name, "datatype": _DATATYPES[spec.type], "shape": [-1]}
+                    {"name": spec.name, "datatype": DATATYPES[spec.type], "shape": [-1]}
                     for spec in self._manifest.inputs
                 ],
                 "outputs": [
@@ -326,7 +326,7 @@ def _label_datatype(manifest: Manifest) -> str:
 
 def _check_tensor(sent: _Sent) -> None:
     tensor = sent.tensor
-    if tensor.datatype not in _KNOWN:
+    if tensor.datatype not in KNOWN:
         raise bad(
             "WrongType",
             f"{tensor.name[:60]!r}: expected a datatype such as FP64, INT64, BOOL or BYTES, "
@@ -355,7 +355,7 @@ def _check_datatype(tensor: Tensor, spec: Input) -> None:
     if tensor.datatype not in _NUMPY[spec.type]:
         raise bad(
             "WrongType",
-            f"{tensor.name!r}: expected {_DATATYPES[spec.type]}, got {tensor.datatype}",
+            f"{tensor.name!r}: expected {DATATYPES[spec.type]}, got {tensor.datatype}",
             field=tensor.name,
         )
 
