@@ -134,12 +134,17 @@ def _ready(loop: Loop, name: str) -> set[str]:
 
 
 def _shape(loop: Loop) -> Obj:
-    """Everything that belongs to ``iris``, without what differs between any two of its kind."""
+    """Everything that belongs to ``iris``, without what differs between any two of its kind.
+
+    Nor what stands without a role: it is kept for a while after it has lost it, and then goes.
+    """
     out: Obj = {}
+    gone = {f"iris-rev-{r}" for r in loop.progress()["roles"]["left"]}
     for kind in ("Deployment", "Service", "ConfigMap", "Job", "PodDisruptionBudget"):
         for found in loop.list(kind):
             labels = found["metadata"].get("labels", {})
-            if labels.get("sluice.dev/deployment") == "iris":
+            leaves = any(found["metadata"]["name"].startswith(name) for name in gone)
+            if labels.get("sluice.dev/deployment") == "iris" and not leaves:
                 body = {k: found[k] for k in ("spec", "data") if k in found}
                 out[f"{kind}/{found['metadata']['name']}"] = [labels, _plain(loop, body)]
     for record in loop.list("ModelRevision"):
