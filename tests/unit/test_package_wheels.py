@@ -109,28 +109,6 @@ def test_served_where_nobody_installed_the_library(library: Path, tmp_path: Path
     assert list(scratch.iterdir()) == [], "nothing is left behind"
 
 
-def test_what_a_killed_server_left_is_removed_and_what_a_living_one_uses_is_not(
-    library: Path, tmp_path: Path
-) -> None:
-    saved = packaged(tmp_path, library)
-    (tmp_path / "scratch").mkdir()
-    (tmp_path / "scratch" / "sluice-wheels-by-hand").mkdir()
-    env = {"TMPDIR": str(tmp_path / "scratch")}
-
-    def left() -> set[str]:
-        return {p.name for p in (tmp_path / "scratch").iterdir()} - {"sluice-wheels-by-hand"}
-
-    with support.serving(saved.path, "--allow-code", env=env) as living:
-        [kept] = left()
-        with support.serving(saved.path, "--allow-code", env=env):
-            [killed] = left() - {kept}
-        with support.serving(saved.path, "--allow-code", env=env) as third:
-            assert kept in left() and killed not in left() and len(left()) == 2
-            third.stop(support.signal.SIGTERM)
-        assert left() == {kept}
-        assert score(living, 0.0) == pytest.approx(0.5)
-
-
 def test_the_packages_version_goes_before_the_images(library: Path, tmp_path: Path) -> None:
     saved = packaged(tmp_path, library)
     with support.serving(
@@ -293,51 +271,64 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_wheels_write_nothing_outside(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hostile_wheels_write_nothing_outside(name: str, tmp_path: Path) -> None:
     (tmp_path / "p" / "wheels").mkdir(parents=True)
-    package = _package_with(tmp_path / "p", HOSTILE[name]())
-    monkeypatch.setattr(wheels.tempfile, "tempdir", str(tmp_path / "scratch"))
-    (tmp_path / "scratch").mkdir()
-    before = list(sys.path)
+    package = package_with(tmp_path / "p", HOSTILE[name]())
+    place = tmp_path / "place"
+    place.mkdir()
     with pytest.raises(PackageError) as error:
-        wheels.install(package)
+        wheels.unpack(package, place)
     assert error.value.reason in ("Corrupt", "CannotWrite")
-    assert sys.path == before
-    written = [p for p in tmp_path.rglob("x.py") if "sluice-wheels-" not in str(p)]
-    assert written == []
+    assert [p for p in tmp_path.rglob("x.py") if place not in p.parents] == []
 
 
 def test_a_bomb_is_refused_by_what_it_says_it_unpacks_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = _package_with(tmp_path / "p", archive(**{"x.py": b"0" * 2_000_000}))
+    package = package_with(tmp_path / "p", archive(**{"x.py": b"0" * 2_000_000}))
     monkeypatch.setattr(wheels, "MAX_EXPANDED_BYTES", 1_000_000)
     with pytest.raises(PackageError) as error:
-        wheels.install(package)
+        wheels.unpack(package, tmp_path)
     assert error.value.reason == "TooLarge"
 
 
 def test_what_is_already_imported_is_not_replaced_by_half(tmp_path: Path) -> None:
-    package = _package_with(tmp_path / "p", archive(**{"yaml/__init__.py": b""}))
+    package = package_with(tmp_path / "p", archive(**{"yaml/__init__.py": b""}))
     import yaml  # noqa: F401 - some module that is imported
 
+    wheels.unpack(package, tmp_path / "place")
+    before = list(sys.path)
     with pytest.raises(PackageError) as error:
-        wheels.install(package)
+        wheels.install(package, [wheels.Unpacked(str(tmp_path / "place"), package.digest)])
+    assert sys.path == before
     assert error.value.reason == "EnvironmentMismatch" and "yaml" in error.value.message
 
 
 def test_a_wheel_that_changed_after_it_was_verified(tmp_path: Path) -> None:
-    package = _package_with(tmp_path / "p", archive(**{"x.py": b"good"}))
+    package = package_with(tmp_path / "p", archive(**{"x.py": b"good"}))
     file = package.path / "wheels" / "x-1.0-py3-none-any.whl"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     with pytest.raises(PackageError) as error:
-        wheels.install(package)
+        wheels.unpack(package, tmp_path)
     assert error.value.reason == "Corrupt"
 
 
-def _package_with(path: Path, wheel: bytes) -> Any:
+def test_only_what_was_unpacked_from_this_package_is_installed(tmp_path: Path) -> None:
+    package = package_with(tmp_path / "p", archive(**{"x.py": b"good"}))
+    before = list(sys.path)
+    other = wheels.Unpacked(str(tmp_path), f"sha256:{'0' * 64}")
+    refused = wheels.Unpacked(str(tmp_path), package.digest, ("TooLarge", "It is large.", "Less."))
+    for unpacked, reason in ([], "DigestMismatch"), ([other], "DigestMismatch"), (
+        [other, refused], "TooLarge"
+    ):  # fmt: skip
+        with pytest.raises(PackageError) as error:
+            wheels.install(package, unpacked)
+        assert error.value.reason == reason
+    assert str(error.value) == "It is large. Less."
+    assert sys.path == before
+
+
+def package_with(path: Path, wheel: bytes) -> Any:
     from tests.tools.packages import code_package
 
     code_package(path, "def prepare(frame):\n    return frame\n")

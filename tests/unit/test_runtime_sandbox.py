@@ -174,6 +174,47 @@ def test_the_first_program_refuses_rings_only(architecture: int) -> None:
     assert run_filter(steps, architecture, 425) == ENOSYS
 
 
+def test_one_that_makes_files_differs_by_four_calls(architecture: int, steps: bytes) -> None:
+    making = program.build(architecture, 1234, makes_files=True)
+    writing = (0, 0x80241, 0x80241)  # O_WRONLY, O_CREAT, O_TRUNC, wherever the flags are
+    names = {n[architecture]: name for n_ in (syscalls.WRITING, syscalls.LOOKED_AT)
+             for name, n in n_.items()}  # fmt: skip
+    differs = {
+        names[number]
+        for number in range(600)
+        if run_filter(steps, architecture, number, *writing)
+        != run_filter(making, architecture, number, *writing)
+    }
+    only_x86 = {"open", "mkdir"} if architecture == program.X86_64 else set()
+    assert differs == {"openat", "mkdirat"} | only_x86
+
+
+DESCRIPTORS = """
+import os
+from sluice.runtime.sandbox import kernel
+opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+kernel.close_all_but([-1, 2, opened[1], opened[2], opened[5]])
+left = []
+for descriptor in [0, 1, 2, *opened]:
+    try:
+        os.fstat(descriptor)
+        left.append(descriptor)
+    except OSError:
+        pass
+assert left == [0, 1, 2, opened[1], opened[2], opened[5]], left
+kernel.close_all_but([])
+try:
+    os.fstat(opened[5])
+except OSError:
+    print("closed")
+"""
+
+
+def test_only_what_is_kept_stays_open() -> None:
+    done = child(DESCRIPTORS)
+    assert done.stdout == "closed\n", done.stderr
+
+
 # A hostile model in a real server.
 
 
@@ -332,11 +373,11 @@ import json, sys
 from pathlib import Path
 from sluice.runtime.sandbox.confine import Sandbox
 folder = Path(sys.argv[1])
-sandbox = Sandbox.begin([folder], kept=-1)
+sandbox = Sandbox.begin([folder], kept=())
 from sluice.errors import SluiceError
 from sluice.runtime.options import Options
 from sluice.runtime.server import load
-sandbox.prepare_libraries(code=True)
+sandbox.prepare_libraries()
 sandbox.close()
 assert not sandbox.missing
 said = {}
@@ -380,6 +421,39 @@ def test_no_hostile_file_acts_when_it_was_admitted(tmp_path: Path) -> None:
 
 # What must go on working.
 
+LOCKS = """
+import multiprocessing, threading
+from pathlib import Path
+from sluice.runtime.sandbox.confine import Sandbox
+sandbox = Sandbox.begin([], kept=())
+sandbox.prepare_libraries()
+sandbox.close()
+assert not sandbox.missing
+context = multiprocessing.get_context()
+with context.Lock() as lock, context.RLock():
+    pass
+lock = context.Lock()
+assert lock.acquire() and not lock.acquire(False) and not lock.acquire(True, 0.01)
+assert not lock.acquire(True, -1)
+threading.Timer(0.01, lock.release).start()
+assert lock.acquire(True, 30)
+lock.release()
+recursive = context.RLock()
+assert recursive.acquire() and recursive.acquire()
+counted = context.Semaphore(2)
+assert counted.acquire() and counted.acquire() and not counted.acquire(False)
+try:
+    context.BoundedSemaphore(1).release()
+except ValueError:
+    print("released too often")
+"""
+
+
+def test_locks_between_processes_are_locks_between_threads() -> None:
+    done = child(LOCKS)
+    assert done.stdout == "released too often\n", done.stderr
+
+
 FOREST = b"""
 import numpy as np
 from joblib import effective_n_jobs, parallel_config
@@ -404,7 +478,7 @@ THREADS = """
 import json, sys
 from pathlib import Path
 from sluice.runtime.sandbox.confine import Sandbox
-sandbox = Sandbox.begin([Path(sys.argv[1])], kept=-1)
+sandbox = Sandbox.begin([Path(sys.argv[1])], kept=())
 import numpy as np
 import onnxruntime
 
@@ -492,11 +566,11 @@ from pathlib import Path
 from sluice.runtime.sandbox import files
 from sluice.runtime.sandbox.confine import Sandbox
 
-def restrict(readable):
+def restrict(readable, writable):
     raise OSError(38, "Function not implemented")
 
 files.restrict = restrict
-sandbox = Sandbox.begin([], kept=-1)
+sandbox = Sandbox.begin([], kept=())
 sandbox.close()
 sandbox.admit_code()
 Path(sys.argv[1]).read_text()
@@ -542,7 +616,7 @@ def test_elsewhere_code_is_not_served(
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    sandbox = Sandbox.begin([], kept=-1)
+    sandbox = Sandbox.begin([], kept=())
     sandbox.close()
     with pytest.raises(NoSandboxError, match="--dangerously-without-sandbox runs it as you"):
         sandbox.admit_code()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from sluice.runtime.options import Options
     from sluice.runtime.sandbox.confine import Sandbox
     from sluice.runtime.server import Loaded
+    from sluice.runtime.wheelhouse import Wheelhouse
 
 EXIT_CANNOT_START = 3
 
@@ -163,21 +166,36 @@ def command(**options: object) -> None:
 def _run(options: Options, last_words: _LastWords) -> None:
     from sluice.runtime.sandbox.confine import Sandbox
 
+    wheelhouse = _wheelhouse(options)
+    if wheelhouse is not None:
+        options = replace(options, unpacked=wheelhouse.unpacked)
     if options.without_sandbox:
         sandbox = Sandbox.none()
     else:
-        sandbox = Sandbox.begin(
-            _readable(options), mirror_file=options.mirror_file, kept=last_words.descriptor
-        )
+        kept = [last_words.descriptor, *([wheelhouse.descriptor] if wheelhouse else [])]
+        sandbox = Sandbox.begin(_readable(options), mirror_file=options.mirror_file, kept=kept)
     from sluice.runtime.server import run  # numpy's threads start here, inside
 
     run(options, sandbox, lambda *started: _greet(options, sandbox, *started))
 
 
+def _wheelhouse(options: Options) -> Wheelhouse | None:
+    """The package's own wheels, unpacked while this process can still start another."""
+    if not options.allow_code:
+        return None
+    from sluice.runtime.wheelhouse import wheelhouse_for
+
+    # The first process of a container has no other way to hear it before there is an event loop.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    return wheelhouse_for(options.package, options.digest, seconds=options.load_timeout)
+
+
 def _readable(options: Options) -> list[Path]:
     """Mounted files are replaced by moving links in their folder, so that is what must be seen."""
     watched = [options.verdict_file, options.mirror_file]
-    return [options.package, *(file.absolute().parent for file in watched if file is not None)]
+    folders = [file.absolute().parent for file in watched if file is not None]
+    own = [Path(options.unpacked.place)] if options.unpacked else []
+    return [options.package, *folders, *own]
 
 
 def _greet(options: Options, sandbox: Sandbox, loaded: Loaded, port: int, admin_port: int) -> None:

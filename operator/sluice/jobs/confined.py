@@ -43,8 +43,9 @@ def _confine(order: dict[str, Any], results: int) -> Sandbox:
     if order["withoutSandbox"]:
         return Sandbox.none()
     paths = [order[name] for name in ("candidate", "stable", "dataset")]
-    sandbox = Sandbox.begin([Path(path) for path in paths if path], kept=results)
-    sandbox.prepare_libraries(code=order["allowCode"])
+    paths += [one["place"] for one in order["unpacked"]]
+    sandbox = Sandbox.begin([Path(path) for path in paths if path], kept=[results])
+    sandbox.prepare_libraries()
     sandbox.close()
     return sandbox
 

@@ -15,10 +15,9 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from sluice.jobs.gates import CannotJudgeError
 from sluice.jobs.report import shorten
 from sluice.package.load import open_package
 from sluice.package.trust import refusal, requires_trust
+from sluice.package.wheels import Unpacked
+from sluice.runtime.wheelhouse import wheelhouse_for
 
 ORDER = ("smoke", "schema", "golden", "quality", "latency")
 ALWAYS = ("smoke", "schema", "golden")
@@ -97,11 +98,33 @@ def validate(
         )
     del package
     _check_dataset(plan)
+    with _own_wheels(plan) as unpacked:
+        return _run_gates(plan, unpacked, progress)
+
+
+@contextlib.contextmanager
+def _own_wheels(plan: Plan) -> Iterator[list[Unpacked]]:
+    """The wheels of the candidate and of stable, unpacked for as long as the gates run."""
+    with contextlib.ExitStack() as stack:
+        houses = []
+        if plan.allow_code:
+            houses.append(wheelhouse_for(plan.candidate, seconds=plan.gate_seconds))
+        if plan.allow_code and plan.stable is not None:
+            with contextlib.suppress(PackageError):  # The gate that needs stable will say so.
+                houses.append(wheelhouse_for(plan.stable, seconds=plan.gate_seconds))
+        for house in filter(None, houses):
+            stack.callback(house.remove)
+        yield [house.unpacked for house in houses if house is not None]
+
+
+def _run_gates(
+    plan: Plan, unpacked: Sequence[Unpacked], progress: Callable[[GateResult | str], None]
+) -> Validation:
     results: list[GateResult] = []
     waiting = list(plan.run)
     loaded = False
     while waiting:
-        with _Worker(plan, waiting) as worker:
+        with _Worker(plan, waiting, unpacked) as worker:
             while waiting:
                 try:
                     outcome = worker.next(waiting[0], progress)
@@ -147,23 +170,20 @@ class _Outcome:
 class _Worker:
     """A worker process and the pipe its results come through."""
 
-    def __init__(self, plan: Plan, run: list[str]) -> None:
-        self._plan, self._run = plan, run
+    def __init__(self, plan: Plan, run: list[str], unpacked: Sequence[Unpacked]) -> None:
+        self._plan, self._run, self._unpacked = plan, run, unpacked
         self._pending = b""
 
     def __enter__(self) -> _Worker:
-        # Ours to remove: the worker may be killed while its own wheels are unpacked there.
-        self._scratch = tempfile.TemporaryDirectory(
-            prefix="sluice-validate-", ignore_cleanup_errors=True
-        )
         self._read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sluice.jobs.confined", str(write)],
+                # -P: the folder we were called in may be the package itself, with a json.py.
+                [sys.executable, "-P", "-m", "sluice.jobs.confined", str(write)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(write,),
-                env={**_without_credentials(os.environ), "TMPDIR": self._scratch.name},
+                env=_without_credentials(os.environ),
             )
         finally:
             os.close(write)
@@ -183,13 +203,13 @@ class _Worker:
             "withoutSandbox": plan.without_sandbox,
             "maxRows": plan.max_rows,
             "run": self._run,
+            "unpacked": [asdict(one) for one in self._unpacked],
         }
 
     def __exit__(self, *_: object) -> None:
         os.close(self._read)
         self._process.kill()
         self._process.wait()
-        self._scratch.cleanup()
 
     def next(self, gate: str, progress: Callable[[GateResult | str], None]) -> _Outcome:
         """The result of ``gate``, which is the next to come."""

@@ -13,6 +13,7 @@ from typing import Any
 from sluice.errors import PackageError
 from sluice.jobs.gates import Bench, CannotJudgeError, GateFailedError
 from sluice.jobs.gates.bench import first_line
+from sluice.package.wheels import Unpacked
 from sluice.runtime.sandbox.confine import NoSandboxError, Sandbox
 
 
@@ -32,6 +33,7 @@ def run(order: dict[str, Any], results: Any, sandbox: Sandbox) -> None:
         gates=order["gates"],
         dataset=Path(order["dataset"]) if order["dataset"] else None,
         max_rows=order["maxRows"],
+        unpacked=[Unpacked(**one) for one in order["unpacked"]],
         admit_code=admit_code,
     )
     for name in order["run"]:

@@ -1,28 +1,24 @@
 """Wheels inside a package: the model's own libraries, put beside the image's without any network.
 
-Called by the packager (``collect``), by the check of the environment (``usable``) and, once loading
-code was allowed, before a model is loaded (``install``); calls ``packaging`` for names and tags.
-Wheels are part of the package's digest, so of what was admitted.  They are unpacked from the
-verified bytes into a directory of this process alone; no installer and no subprocess takes part.
+Called by the packager (``collect``), by the check of the environment (``usable``), by the process
+that unpacks (``unpack``) and, once loading code was allowed, before a model is loaded
+(``install``); calls ``packaging`` for names and tags.  Wheels are part of the package's digest, so
+of what was admitted.  They are unpacked from the verified bytes; no installer takes part.
 """
 
 from __future__ import annotations
 
-import atexit
-import fcntl
 import importlib
 import io
 import lzma
-import os
 import shutil
 import stat
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from packaging.tags import Tag, sys_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -43,8 +39,6 @@ _DAMAGE = (
 """What reading a zip file raises when it is damaged, encrypted or made by something else."""
 
 _KEPT_SCHEMES = ("purelib", "platlib")
-_PREFIX, _LOCK = "sluice-wheels-", ".in-use"
-_locks: list[BinaryIO] = []
 _installed: set[frozenset[str]] = set()
 """Sets of wheels, by their hashes, that this process already has."""
 
@@ -91,57 +85,59 @@ def usable(paths: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {name: (version, path) for name, (_, version, path) in best.items()}
 
 
-def install(package: Package) -> None:
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What came of unpacking one package's wheels, in another process and before the walls."""
+
+    place: str
+    """The directory they are importable from."""
+    digest: str
+    """The package's."""
+    refused: tuple[str, str, str] | None = None
+    """Reason, message and hint when they could not be unpacked."""
+
+
+def unpack(package: Package, place: Path) -> None:
+    """Unpack the wheels that fit this interpreter into ``place``, an empty directory.
+
+    Raises PackageError Corrupt, TooLarge or CannotWrite.
+    """
+    room = MAX_EXPANDED_BYTES
+    for _, path in usable(package.manifest.wheels).values():
+        room -= _unpack(path, read_verified(package, path), place, room)
+
+
+def install(package: Package, unpacked: Iterable[Unpacked]) -> None:
     """Make the package's wheels importable, before the image's own versions.
 
     Only for a package whose class Code was admitted.  Raises PackageError EnvironmentMismatch when
-    this process has already imported another copy, Corrupt, TooLarge or CannotWrite.
+    this process has already imported another copy, DigestMismatch when none of ``unpacked`` is of
+    this package, and what unpacking raised.
     """
     paths = [path for _, path in usable(package.manifest.wheels).values()]
     hashes = {e.sha256 for e in package.manifest.files if e.path in paths}
     if not hashes or frozenset(hashes) in _installed:
         return
-    place = _own_directory()
-    room = MAX_EXPANDED_BYTES
-    for path in paths:
-        room -= _unpack(path, read_verified(package, path), place, room)
+    place = Path(_of(package, unpacked).place)
     _not_imported_yet(place)
     sys.path.insert(0, str(place))
     importlib.invalidate_caches()
     _installed.add(frozenset(hashes))
 
 
-def _own_directory() -> Path:
-    """A directory that lasts as long as this process.  Those of processes that were killed go
-    first: a pod's temporary volume outlives its containers."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        if _locked(left) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-    place = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    while (lock := _locked(place, create=True)) is None:  # another process was quicker
-        place = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    _locks.append(lock)
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return place
-
-
-def _locked(place: Path, *, create: bool = False) -> BinaryIO | None:
-    """The lock of a directory of ours, while it is held open; None when somebody has it.
-
-    A lock and not a process number: those mean nothing in another container.
-    """
-    try:
-        if place.lstat().st_uid != os.getuid() or not stat.S_ISDIR(place.lstat().st_mode):
-            return None
-        lock = (place / _LOCK).open("xb" if create else "rb")
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        return None
-    return lock
+def _of(package: Package, unpacked: Iterable[Unpacked]) -> Unpacked:
+    found = next((one for one in unpacked if one.digest == package.digest), None)
+    if found is None:
+        raise PackageError(
+            f"The wheels of {package.path} were not unpacked: when this process began, the package "
+            f"was not {package.digest}.",
+            hint="It was changed meanwhile: start again.",
+            reason="DigestMismatch",
+        )
+    if found.refused is not None:
+        reason, message, hint = found.refused
+        raise PackageError(message, hint=hint, reason=reason)
+    return found
 
 
 def _unpack(path: str, data: bytes, place: Path, room: int) -> int:

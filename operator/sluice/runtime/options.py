@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sluice.package.wheels import Unpacked
 
 MAX_CONNECTIONS = 4096
 
@@ -39,3 +43,5 @@ class Options:
     """Seconds without a request that end the first part."""
     grace: float = 25.0
     """All of a drain; below Kubernetes' 30 s."""
+    unpacked: Unpacked | None = None
+    """The package's own wheels.  Not said on the command line: serving unpacks them itself."""

@@ -7,9 +7,9 @@ the loader of the package's format.  How a label follows from a score is ``packa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from sluice.package.load import Package
 from sluice.package.manifest import Manifest
 from sluice.package.scoring import Answer, answer
 from sluice.package.trust import refusal, requires_trust
+
+if TYPE_CHECKING:
+    from sluice.package.wheels import Unpacked
 
 
 class Scorer(Protocol):
@@ -60,9 +63,13 @@ class Predictor:
 
 
 def load_predictor(
-    package: Package, *, allow_code: bool, namespace: str | None = None
+    package: Package,
+    *,
+    allow_code: bool,
+    namespace: str | None = None,
+    unpacked: Iterable[Unpacked] = (),
 ) -> Predictor:
-    """Load the model of a verified package.
+    """Load the model of a verified package, with its own wheels when ``unpacked`` has them.
 
     Class Code (pickle, joblib, own source) executes what the file says, so it is refused unless
     ``allow_code``: in a cluster a TrustPolicy decides that, on a laptop (no ``namespace``) the
@@ -76,7 +83,7 @@ def load_predictor(
     if package.manifest.wheels:
         from sluice.package.wheels import install
 
-        install(package)
+        install(package, unpacked)
     load: Callable[[Package], Loaded]
     kind = package.manifest.model.format
     if kind == "onnx":

@@ -80,7 +80,12 @@ def load(options: Options, sandbox: Sandbox) -> Loaded:
     package = open_package(options.package, options.digest)
     if options.allow_code and requires_trust(package.manifest):
         sandbox.admit_code()
-    predictor = load_predictor(package, allow_code=options.allow_code, namespace=options.namespace)
+    predictor = load_predictor(
+        package,
+        allow_code=options.allow_code,
+        namespace=options.namespace,
+        unpacked=[options.unpacked] if options.unpacked else [],
+    )
     mismatch = check_golden(predictor, package)
     if mismatch is not None:
         raise StartError(
@@ -94,7 +99,7 @@ def load(options: Options, sandbox: Sandbox) -> Loaded:
 
 def load_behind_walls(options: Options, sandbox: Sandbox) -> Loaded:
     """Close the sandbox and load.  All sockets are open by now."""
-    sandbox.prepare_libraries(code=options.allow_code)
+    sandbox.prepare_libraries()
     sandbox.close()
     return load(options, sandbox)
 

@@ -5,7 +5,7 @@ Called by every gate.  Models are loaded when first asked for, by the code that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sluice.package.load import Package, open_package
 from sluice.package.manifest import Input, Manifest
 from sluice.package.scoring import Answer
 from sluice.package.trust import requires_trust
+from sluice.package.wheels import Unpacked
 from sluice.runtime.predictor import Predictor, load_predictor
 
 Row = dict[str, Any]
@@ -42,6 +43,8 @@ class Bench:
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)
     dataset: Path | None = None
     max_rows: int = 100_000
+    unpacked: Sequence[Unpacked] = ()
+    """The wheels of the candidate and of stable, of those that bring some."""
     admit_code: Callable[[], None] = lambda: None
     """Raises CannotJudgeError where code must not run, whoever allowed it."""
     _candidate: Package | None = None
@@ -66,7 +69,7 @@ class Bench:
         """The candidate's model, loaded."""
         if self._predictor is None:
             self._admit(self.manifest)
-            self._predictor = load_predictor(self.candidate, allow_code=self.allow_code)
+            self._predictor = self._load(self.candidate)
         return self._predictor
 
     @property
@@ -103,8 +106,24 @@ class Bench:
             stable = self.stable
             assert stable is not None, "asked for stable where there is none"
             self._admit(stable.manifest)
-            self._stable_predictor = _load_stable(stable, self.allow_code)
+            self._stable_predictor = self._load_stable(stable)
         return self._stable_predictor
+
+    def _load(self, package: Package) -> Predictor:
+        return load_predictor(package, allow_code=self.allow_code, unpacked=self.unpacked)
+
+    def _load_stable(self, stable: Package) -> Predictor:
+        from sluice.package.environment import check_environment
+
+        try:
+            check_environment(stable.manifest)
+            return self._load(stable)
+        except Exception as error:
+            raise CannotJudgeError(
+                f"The stable model cannot be loaded beside the candidate: {first_line(error)}",
+                hint="Use an image that satisfies both, or checks without maxDropVsStable.",
+                reason="StableUnavailable",
+            ) from error
 
     def _admit(self, manifest: Manifest) -> None:
         if self.allow_code and requires_trust(manifest):
@@ -114,20 +133,6 @@ class Bench:
         """Golden rows, or one made up from the schema when the package has none."""
         golden = [dict(example.row) for example in self.candidate.golden()]
         return golden or [example_row(self.manifest)]
-
-
-def _load_stable(stable: Package, allow_code: bool) -> Predictor:
-    from sluice.package.environment import check_environment
-
-    try:
-        check_environment(stable.manifest)
-        return load_predictor(stable, allow_code=allow_code)
-    except Exception as error:
-        raise CannotJudgeError(
-            f"The stable model cannot be loaded beside the candidate: {first_line(error)}",
-            hint="Use an image that satisfies both, or checks without maxDropVsStable.",
-            reason="StableUnavailable",
-        ) from error
 
 
 def example_row(manifest: Manifest) -> Row:

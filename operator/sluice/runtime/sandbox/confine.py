@@ -1,9 +1,9 @@
 """The way into the sandbox, in two steps: files first, the rest when the sockets are open.
 
-Called by ``sluice serve`` and by the gates' process.  ``Sandbox.begin`` comes before numpy is
-imported, since threads that run already would keep their sight of the file system;
-``Sandbox.close`` comes when everything is open that will ever be needed, and before a byte of the
-model is loaded.  There is no way back.
+Called by ``sluice serve``, by the gates' process and by the one that unpacks wheels.
+``Sandbox.begin`` comes before numpy is imported, since threads that run already would keep their
+sight of the file system; ``Sandbox.close`` comes when everything is open that will ever be needed,
+and before a byte of the model is loaded.  There is no way back.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import os
 import platform
 import resource
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluice.errors import SluiceError
 from sluice.runtime.sandbox import kernel, program
+from sluice.runtime.sandbox.semaphore import SemaphoreOfThreads
 
 if TYPE_CHECKING:
     import socket
@@ -50,6 +50,7 @@ class Sandbox:
         """To ask for connections for mirroring, once this process can make none."""
         self._wanted = wanted
         self._closed = False
+        self._makes_files = False
 
     @classmethod
     def none(cls) -> Sandbox:
@@ -59,12 +60,18 @@ class Sandbox:
 
     @classmethod
     def begin(
-        cls, readable: Iterable[Path], *, kept: int, mirror_file: Path | None = None
+        cls,
+        readable: Iterable[Path],
+        *,
+        kept: Iterable[int],
+        mirror_file: Path | None = None,
+        writable: Path | None = None,
     ) -> Sandbox:
         """Hide the files but ``readable`` and the system's, and be ready to connect for mirroring.
 
         Paths that do not exist yet stay hidden when they come.  Descriptors that this process was
-        started with are closed, but for ``kept`` and the standard three.
+        started with are closed, but for ``kept`` and the standard three.  ``writable`` is a folder
+        that files can be made in, for a process that no model is ever in.
         """
         missing = _unsupported()
         if missing:
@@ -74,10 +81,11 @@ class Sandbox:
         kernel.close_all_but(kept)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sandbox = cls()
+        sandbox._makes_files = writable is not None
         # libuv would open a ring for its loop, and what goes through a ring no filter sees.
         sandbox._install(program.without_rings)
         try:
-            files.restrict(readable)
+            files.restrict(readable, writable)
         except OSError as error:
             sandbox.unseen = f"this kernel has no Landlock ({error.strerror})"
         if mirror_file is not None:
@@ -86,21 +94,16 @@ class Sandbox:
             sandbox.connector = connector.start(mirror_file)
         return sandbox
 
-    def prepare_libraries(self, *, code: bool) -> None:
+    def prepare_libraries(self) -> None:
         """Let joblib's threads work where no semaphore can be made, which is a file.
 
-        joblib tries one when it is imported, and each pool of threads makes one that would also
-        guard processes.  There will be no processes.
+        joblib tries one when it is imported, and each pool of threads makes some that would also
+        guard processes.  There will be no processes.  joblib itself is not imported here: the
+        package may bring its own.
         """
-        if self.missing:
-            return
-        if not code:  # Whatever imports it then has no use for its threads; it need not complain.
-            os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")
-            return
-        with contextlib.suppress(ImportError):
-            importlib.import_module("joblib")
-        context = importlib.import_module("multiprocessing.context")
-        context.BaseContext.Lock = _lock_of_threads
+        if not self.missing:
+            multiprocessing: Any = importlib.import_module("_multiprocessing")
+            multiprocessing.SemLock = SemaphoreOfThreads
 
     def close(self) -> None:
         """Install the filter over all threads: no new socket, no process, no writing."""
@@ -108,7 +111,8 @@ class Sandbox:
             return
         self.missing = _open_ring()
         if not self.missing:
-            self._install(lambda architecture: program.build(architecture, os.getpid()))
+            making = self._makes_files
+            self._install(lambda machine: program.build(machine, os.getpid(), makes_files=making))
             self._closed = not self.missing
 
     def _install(self, build: Callable[[int], bytes]) -> None:
@@ -134,10 +138,6 @@ class Sandbox:
                 "processes and writing are closed all the same",
                 file=sys.stderr,
             )
-
-
-def _lock_of_threads(_context: object) -> Any:
-    return threading.Lock()
 
 
 def _open_ring() -> str:

@@ -3,8 +3,7 @@
 Called by ``confine``, before any thread is started: a thread that runs already would stay outside.
 Reading is allowed below Python's own folders, the system's libraries and what the caller names; so
 neither a service account's token, nor the environment of other processes, nor anybody's home is
-there.  Writing is refused to every thread by the filter; here it is refused once more, but for
-``/dev/shm``, where Python's library tries a semaphore before the filter is up.
+there.  Writing is refused to every thread by the filter; here it is refused once more.
 """
 
 from __future__ import annotations
@@ -20,15 +19,13 @@ from pathlib import Path
 from sluice.runtime.sandbox import kernel, syscalls
 
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
-_WRITE_FILE, _REMOVE_FILE, _MAKE_FILE = 1 << 1, 1 << 5, 1 << 8
+_WRITE_FILE, _MAKE_FOLDER, _MAKE_FILE, _TRUNCATE = 1 << 1, 1 << 7, 1 << 8, 1 << 14
 _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 """All rights on files that a version of Landlock knows: executing, reading, writing, making …"""
 
 _SCOPES_SINCE = 6
 _NO_ABSTRACT_SOCKET, _NO_SIGNAL = 1, 2
 _VERSION = 1
-
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing of ours lies there
 
 _SYSTEM = (
     "/usr",
@@ -58,8 +55,11 @@ _SYSTEM = (
 )
 
 
-def restrict(readable: Iterable[Path]) -> None:
-    """Read nothing but the system's files and ``readable``.  OSError where there is no Landlock."""
+def restrict(readable: Iterable[Path], writable: Path | None = None) -> None:
+    """Read nothing but the system's files and ``readable``; make files in ``writable`` only.
+
+    OSError where there is no Landlock.
+    """
     version = kernel.system_call(syscalls.LANDLOCK_CREATE, None, 0, _VERSION)
     handled = _RIGHTS[max(known for known in _RIGHTS if known <= version)]
     scopes = _NO_ABSTRACT_SOCKET | _NO_SIGNAL if version >= _SCOPES_SINCE else 0
@@ -70,7 +70,9 @@ def restrict(readable: Iterable[Path]) -> None:
     try:
         for path in dict.fromkeys([*map(Path, _SYSTEM), *_pythons(), *readable]):
             _allow(rules, path, _READ_FILE | _READ_FOLDER)
-        _allow(rules, _SHARED_MEMORY, _READ_FILE | _WRITE_FILE | _MAKE_FILE | _REMOVE_FILE)
+        if writable is not None:
+            making = _WRITE_FILE | _MAKE_FILE | _MAKE_FOLDER | _TRUNCATE
+            _allow(rules, writable, making & handled)
         kernel.forbid_new_privileges()
         kernel.system_call(syscalls.LANDLOCK_RESTRICT, rules, 0)
     finally:

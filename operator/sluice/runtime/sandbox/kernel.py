@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Iterable
+from itertools import pairwise
 
 from sluice.runtime.sandbox import syscalls
 
@@ -32,10 +34,11 @@ def system_call(number: int, *arguments: object) -> int:
     return answer
 
 
-def close_all_but(kept: int) -> None:
-    """Close every descriptor above 2 but ``kept`` (below 3: none)."""
-    kept = max(kept, 2)
-    for low, high in ((3, kept - 1), (kept + 1, _MAX_DESCRIPTOR)):
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every descriptor above 2 but ``kept``."""
+    bounds = [2, *sorted({descriptor for descriptor in kept if descriptor > 2}), _MAX_DESCRIPTOR]
+    for before, after in pairwise(bounds):
+        low, high = before + 1, after - (after != _MAX_DESCRIPTOR)
         if low <= high:
             try:
                 system_call(syscalls.CLOSE_RANGE, low, high, 0)

@@ -41,11 +41,17 @@ _SETOWN, _SETOWN_EX, _SETSIG = 8, 15, 10
 _TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP = 0x5412, 0x541C, 0x8901, 0x8902
 _SETFLAGS, _FSSETXATTR = 0x40086602, 0x401C5820
 
+_MAKING_FILES = frozenset({"open", "openat", "mkdir", "mkdirat"})
+
 Code = list[bytes]
 
 
-def build(architecture: int, pid: int) -> bytes:
-    """The program for a process on ``architecture`` (X86_64 or AARCH64): eight bytes a step."""
+def build(architecture: int, pid: int, *, makes_files: bool = False) -> bytes:
+    """The program for a process on ``architecture`` (X86_64 or AARCH64): eight bytes a step.
+
+    One that ``makes_files`` may open for writing and make folders, where Landlock lets it.
+    """
+    without = _MAKING_FILES if makes_files else frozenset()
     return b"".join(
         [
             _step(_LOAD, _ARCHITECTURE),
@@ -54,12 +60,12 @@ def build(architecture: int, pid: int) -> bytes:
             _step(_LOAD, _NUMBER),
             _step(_IF_GREATER, syscalls.LAST_KNOWN, 0, 1),
             _refuse(errno.ENOSYS),
-            *_looked_at(architecture, pid),
+            *_looked_at(architecture, pid, without),
             *_all(syscalls.HIDDEN, architecture, errno.ENOSYS),
             *_all(syscalls.NETWORK, architecture, errno.EPERM),
             *_all(syscalls.PROCESSES, architecture, errno.EPERM),
             *_all(syscalls.KERNEL, architecture, errno.EPERM),
-            *_all(syscalls.WRITING, architecture, errno.EROFS),
+            *_all(_rest(syscalls.WRITING, without), architecture, errno.EROFS),
             _step(_RETURN, _ALLOW),
         ]
     )
@@ -72,7 +78,11 @@ def without_rings(architecture: int) -> bytes:
     return b"".join([_step(_LOAD, _NUMBER), *steps, _step(_RETURN, _ALLOW)])
 
 
-def _looked_at(architecture: int, pid: int) -> Code:
+def _rest(numbers: Numbers, without: frozenset[str]) -> Numbers:
+    return {name: number for name, number in numbers.items() if name not in without}
+
+
+def _looked_at(architecture: int, pid: int, without: frozenset[str]) -> Code:
     blocks = {
         "sendto": [*_unless_bits(3, _MSG_FASTOPEN), *_only_null(4)],
         "sendmsg": [*_unless_bits(2, _MSG_FASTOPEN), _step(_RETURN, _ALLOW)],
@@ -102,7 +112,7 @@ def _looked_at(architecture: int, pid: int) -> Code:
     return list(
         chain.from_iterable(
             _when(numbers[architecture], blocks[name])
-            for name, numbers in syscalls.LOOKED_AT.items()
+            for name, numbers in _rest(syscalls.LOOKED_AT, without).items()
         )
     )
 
