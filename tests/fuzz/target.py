@@ -31,11 +31,13 @@ from sluice.runtime.counters import Counters, Outcome
 from sluice.runtime.endpoints import ServingApp
 from sluice.runtime.http import BadRequest, Request, Response
 from sluice.runtime.journal import Journal
+from sluice.runtime.options import Options
 from sluice.runtime.predictions import Predictions
 from sluice.runtime.problems import Problem
 from sluice.runtime.protocols.grpc_messages import MESSAGES
+from sluice.runtime.sandbox.confine import Sandbox
 from sluice.runtime.served import Exchange, Settings, Status
-from sluice.runtime.server import Options, load, model_of
+from sluice.runtime.server import load, model_of
 
 LARGE = 4096
 """An answer of this many bytes fills the socket until the client reads."""
@@ -187,7 +189,7 @@ class Target:
 
     def __init__(self, package: Path) -> None:
         options = Options(package=package)
-        loaded = load(options)
+        loaded = load(options, Sandbox())
         settings = Settings(MODEL, "v2", timeout=600.0, max_in_flight=1_000_000)
         self.counters = Counters(revision="v2", deployment=MODEL)
         self.counters.use_profile(loaded.package.manifest, loaded.package.profile())

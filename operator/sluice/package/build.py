@@ -375,7 +375,7 @@ class _Build:
             return [], Environment(requires=requires)
         if self.request.wheels is not None and model.trust_class != "Code":
             self.notes.append(
-                f"The model is of class {model.trust_class}; wheels are code, and none were taken."
+                f"The model is of class {model.trust_class} and needs no wheels; none were taken."
             )
         if model.trust_class == "Data":
             return [], Environment()
