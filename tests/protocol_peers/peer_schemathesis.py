@@ -2,7 +2,7 @@
 
 An answer fails when it is a 5xx, or its status, headers, media type or body is not what the
 document says, or when a request that the document forbids is answered with success.  The model is
-a tree: one whose arithmetic overflows at 1e308 is told so with a 500, as it should be.
+a tree over floats: where arithmetic overflows, 1e308 is refused, which the document cannot say.
 """
 
 import re

@@ -155,6 +155,23 @@ def test_a_missing_value_that_a_converted_model_cannot_take_is_a_model_error(
         assert counters["features"]["a"]["missing"] == 0
 
 
+def test_a_number_on_which_the_model_fails_because_it_is_huge_is_the_senders_mistake(
+    tmp_path: Path,
+) -> None:
+    built = support.build_regression(tmp_path)
+    with serving(built.path) as running:
+        status, answer = running.post("/predict", [{"a": 1, "b": 1}, {"a": 1e308, "b": 1}])
+        assert (status, answer["error"]["code"], answer["error"]["field"]) == (
+            400,
+            "OutOfRange",
+            "a",
+        )
+        assert "row 1: 'a'" in answer["error"]["message"]
+        assert "the number 1e+308" in answer["error"]["message"]
+        counters = running.counters()
+        assert (counters["clientErrors"], counters["modelErrors"]) == (1, 0)
+
+
 def test_v1_and_v2_have_the_shapes_their_clients_expect(server: Server, iris: Built) -> None:
     rows = iris.matrix[:2].tolist()
     assert server.request("GET", "/")[2] == {"status": "alive"}

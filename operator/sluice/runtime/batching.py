@@ -19,7 +19,7 @@ import numpy as np
 
 from sluice.package.features import Columns
 from sluice.package.scoring import Answer
-from sluice.runtime.inputs import RowReader, Rows
+from sluice.runtime.inputs import RowReader, Rows, too_large
 from sluice.runtime.predictor import Predictor
 
 MAX_BATCH_ROWS = 64
@@ -155,35 +155,40 @@ class Batcher:
 
 def run_batch(predictor: Predictor, reader: RowReader, jobs: Sequence[Job]) -> list[Result]:
     """Predict the rows of all jobs in one call; one by one when that raises."""
+    columns: Columns = {}
     try:
         columns = reader.columns([job.rows for job in jobs])
         answer = predictor.predict(columns)
     except (Exception, SystemExit) as error:
         # Whatever a model raises is the model's failure, and is counted; it may not end the server.
         if len(jobs) == 1:
-            return [error]
+            return [too_large(columns) or error]
         return [run_batch(predictor, reader, [job])[0] for job in jobs]
     finite = answer.finite
     sound = bool(finite.all())
     if len(jobs) == 1:
-        return [Answered(answer, columns, _count_false(finite, sound))]
+        return [_checked(Answered(answer, columns, _count_false(finite, sound)))]
     results: list[Result] = []
     start = 0
     for job in jobs:
         part = slice(start, start + job.rows.count)
         start = part.stop
-        results.append(
-            Answered(
-                Answer(
-                    answer.scores[part],
-                    None if answer.labels is None else answer.labels[part],
-                    None if answer.matrix is None else answer.matrix[part],
-                ),
-                {name: values[part] for name, values in columns.items()},
-                _count_false(finite[part], sound),
-            )
+        own = Answered(
+            Answer(
+                answer.scores[part],
+                None if answer.labels is None else answer.labels[part],
+                None if answer.matrix is None else answer.matrix[part],
+            ),
+            {name: values[part] for name, values in columns.items()},
+            _count_false(finite[part], sound),
         )
+        results.append(_checked(own))
     return results
+
+
+def _checked(answered: Answered) -> Result:
+    """The sender's mistake, where a score is not finite because of what was sent."""
+    return (too_large(answered.columns) if answered.non_finite else None) or answered
 
 
 def _count_false(finite: np.ndarray[Any, Any], sound: bool) -> int:

@@ -26,6 +26,8 @@ from sluice.package.manifest import Input
 from sluice.runtime.problems import Problem, bad, describe
 
 MAX_ROWS = 10_000
+LARGEST = float(np.finfo(np.float32).max)
+"""Many models calculate in 32 bits: for more than this they have no answer."""
 
 _TYPES: dict[str, Any] = {
     "float": float,
@@ -252,6 +254,24 @@ def _row_type(inputs: Sequence[Input]) -> type[msgspec.Struct] | None:
         )
     except ValueError:
         return None
+
+
+def too_large(columns: Columns) -> Problem | None:
+    """Why a model that has failed on these rows is not to blame; None when it is."""
+    for name, values in columns.items():
+        if values.dtype == object:
+            continue
+        beyond = np.abs(values) > LARGEST
+        if beyond.any():
+            row = int(np.argmax(beyond))
+            place = f"row {row}: " if len(values) > 1 else ""
+            return bad(
+                "OutOfRange",
+                f"{place}{name[:60]!r}: the model has no answer for numbers beyond {LARGEST:.2g}, "
+                f"got {describe(float(values[row]))}",
+                field=name,
+            )
+    return None
 
 
 def _grouped(parts: Sequence[Rows]) -> list[list[tuple[Any, ...]] | Columns]:

@@ -255,7 +255,9 @@ class _InFlight:
     def _done(self, result: Result) -> None:
         if self._ended:
             return
-        if isinstance(result, BaseException):
+        if isinstance(result, Problem):
+            self._end(Outcome.CLIENT_ERROR, error_response(result, self._route))
+        elif isinstance(result, BaseException):
             self._model_error(result)
         elif result.non_finite:
             self._not_finite(result.non_finite)
