@@ -11,16 +11,13 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from sluice.errors import InvalidInputError, PackageError
-from sluice.package import environment, globals_check
 from sluice.package.examples import (
     as_frame,
     count,
@@ -32,20 +29,14 @@ from sluice.package.examples import (
 )
 from sluice.package.features import Columns
 from sluice.package.golden import make_golden
-from sluice.package.inspect_archive import inspect_archive
-from sluice.package.inspect_pickle import inspect_pickle
 from sluice.package.manifest import (
     GOLDEN_NAME,
-    LOCK_NAME,
     NAME,
     PROFILE_NAME,
-    WHEELS,
     Conversion,
-    Environment,
     FileEntry,
     Format,
     Input,
-    Label,
     Manifest,
     ModelFile,
     Output,
@@ -55,6 +46,7 @@ from sluice.package.manifest import (
 from sluice.package.native.engines import native_scorer
 from sluice.package.native.fitted import NativeSource
 from sluice.package.native.schema import arrange, fitted_inputs, plain_categories
+from sluice.package.needs import Needs
 from sluice.package.outcome import (
     contradictions,
     native_outcome,
@@ -63,50 +55,12 @@ from sluice.package.outcome import (
 )
 from sluice.package.parity import Scorer, judge
 from sluice.package.profile import make_profile
+from sluice.package.request import Built, Request
 from sluice.package.scoring import ModelSchema, OnnxScorer, PythonScorer, answer
 
 SCORED_ROWS = 20_000
 MANY_COLUMNS = 300
 _NAME_WARNING = "X has feature names, but"
-
-
-@dataclass(slots=True)
-class Request:
-    """Everything that decides what the package will be."""
-
-    examples: Any
-    truth: Any = None
-    model: Any = None
-    onnx: bytes | None = None
-    external: dict[str, bytes] = field(default_factory=dict)
-    """Files beside the ONNX file that hold some of its tensors."""
-    native: NativeSource | None = None
-    """A file of XGBoost, LightGBM or CatBoost, in place of ``model``."""
-    original: bytes | None = None
-    original_format: Literal["skops"] | None = None
-    """Of ``original``, unless it is joblib or pickle."""
-    name: str = "model"
-    threshold: float | None = None
-    positive: Label | None = None
-    holdout: tuple[Any, Any] | None = None
-    nullable: Mapping[str, bool] = field(default_factory=dict)
-    keep_original: bool = False
-    convert: bool = True
-    code: dict[str, bytes] = field(default_factory=dict)
-    preprocess: str | None = None
-    preprocess_function: Callable[[Any], Any] | None = None
-    golden: int = 50
-    wheels: Path | None = None
-    any_minor: bool = False
-
-
-@dataclass(slots=True)
-class Built:
-    """The files of a package but ``sluice.json``, the manifest that lists them, and remarks."""
-
-    manifest: Manifest
-    files: dict[str, bytes]
-    notes: list[str]
 
 
 def build(request: Request) -> Built:
@@ -141,7 +95,7 @@ class _Build:
         model, original, conversion = self._model_files(usable)
         self._add_profile()
         self._add_golden()
-        imports, wanted = self._imports(model)
+        imports, wanted = Needs(self.request, self.files, self.notes, self.layout).of(model)
         manifest = Manifest(
             name=self.request.name,
             task=self.task,
@@ -366,61 +320,6 @@ class _Build:
             self.files[path] = source
         return ModelFile(file=file, format=kind, trust_class="Code")
 
-    def _imports(self, model: ModelFile) -> tuple[list[str], Environment]:
-        """Globals of the file that will be loaded, and what must be installed for them."""
-        if self.request.native is not None:
-            library = environment.installed_version(model.format) or ""
-            requires = {str(model.format): library}
-            self.files[LOCK_NAME] = environment.lock(requires).encode()
-            return [], Environment(requires=requires)
-        if self.request.wheels is not None and model.trust_class != "Code":
-            self.notes.append(
-                f"The model is of class {model.trust_class} and needs no wheels; none were taken."
-            )
-        if model.trust_class == "Data":
-            return [], Environment()
-        look_at = inspect_archive if model.format == "skops" else inspect_pickle
-        report = look_at(self.files[model.file])
-        requires = globals_check.check_globals(report.imports, self.request.code)
-        if model.format in ("joblib", "skops"):
-            requires |= environment.distributions_of([model.format])[0]
-        if self.request.wheels is None or model.trust_class != "Code":
-            self.files[LOCK_NAME] = environment.lock(requires).encode()
-        else:
-            requires |= self._wheels(requires, self.request.wheels)
-        return report.imports, Environment(
-            python=environment.python_version(),
-            requires=requires,
-            minor=self._minor(),
-        )
-
-    def _wheels(self, requires: dict[str, str], folder: Path) -> dict[str, str]:
-        """Wheels for all that serves the model, which must not depend on the image then."""
-        from sluice.package.wheels import collect
-
-        ours = ["joblib", "pandas"] if self.layout == "Columns" else ["joblib"]
-        requires = requires | environment.distributions_of(ours)[0]
-        lock = environment.lock(requires)
-        self.files[LOCK_NAME] = lock.encode()
-        taken = collect(folder, lock)
-        self.files |= taken
-        bound = sorted(path for path in taken if not path.endswith("-none-any.whl"))
-        if bound:
-            self.notes.append(
-                f"Serves only where these fit: {', '.join(p[len(WHEELS) :] for p in bound)}."
-            )
-        return requires
-
-    def _minor(self) -> Literal["Any"] | None:
-        if not self.request.any_minor:
-            return None
-        if GOLDEN_NAME not in self.files:
-            raise InvalidInputError(
-                "Other minor versions can only be allowed with golden examples to judge them by.",
-                hint="Leave out --no-golden (golden=0), or --any-minor.",
-            )
-        return "Any"
-
     # what it is judged by
 
     def _add_profile(self) -> None:
@@ -577,9 +476,6 @@ def _entries(files: dict[str, bytes]) -> tuple[FileEntry, ...]:
 
 def _unusable(what: str, error: Exception) -> InvalidInputError:
     return InvalidInputError(
-        f"{what}: {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}.",
+        f"{what}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}.",
         hint="Give examples with the columns, types and order that model.fit saw.",
     )
-
-
-__all__ = ["Built", "Request", "build"]

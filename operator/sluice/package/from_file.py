@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from sluice.errors import InvalidInputError, PackageError
-from sluice.package.build import Request, build
+from sluice.package.build import build
 from sluice.package.code import run_sources
 from sluice.package.examples import read_examples
 from sluice.package.globals_check import check_globals
@@ -28,6 +28,7 @@ from sluice.package.manifest import (
 )
 from sluice.package.native.fitted import NativeSource
 from sluice.package.native.reader import is_native, read_native
+from sluice.package.request import Request
 from sluice.package.save import Saved, read_code, write
 from sluice.package.skops_file import load_skops
 from sluice.package.sniff import look, sniff

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sluice.errors import InvalidInputError, PackageError
-from sluice.package.build import Built, Request, build
+from sluice.package.build import build
 from sluice.package.code import module_name
 from sluice.package.manifest import (
     MANIFEST_NAME,
@@ -26,6 +26,7 @@ from sluice.package.manifest import (
     encode,
 )
 from sluice.package.native.fitted import NativeSource, is_booster, native_source
+from sluice.package.request import Built, Request
 from sluice.package.trust import requires_trust, what_loading_does
 
 
