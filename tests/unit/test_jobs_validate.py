@@ -123,6 +123,7 @@ def test_too_slow(v1: Path) -> None:
         ("frame = None", "it raises"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 def test_code_that_misbehaves(body: str, message: str, tmp_path: Path) -> None:
     """In this process, for speed: what the worker makes of it."""
     code_package(tmp_path / "p", f"def prepare(frame):\n    {body}\n    return frame\n")

@@ -82,6 +82,7 @@ def forest() -> Any:
         (lambda: make_pipeline(StandardScaler(), Ridge()), [np.inf, -1e308]),
     ],
 )
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy says it too, before the refusal
 def test_what_scikit_learn_refuses_gets_no_number(
     make: Any, refused: list[float], tmp_path: Path
 ) -> None:
