@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +20,7 @@ import pytest
 from tests.unit import format_models as formats
 
 from sluice.errors import PackageError
+from sluice.package.native.flatbuffer import Flatbuffer, NotFlatbufferError
 from sluice.package.native.reader import read_native
 
 ROOT = Path(__file__).parents[2]
@@ -222,6 +225,9 @@ LIGHTGBM = {
     "no number": ("leaf_value=", "leaf_value=x", 0),
     "a value too many": ("leaf_count=", "leaf_count=1 ", 0),
     "many leaves": ("num_leaves=", "num_leaves=9", 0),
+    "what only numpy reads as a number": ("left_child=", "left_child=0_", 0),
+    "another blank": ("split_feature=", "split_feature=\t", 0),
+    "a line that is no field": ("leaf_value=", "leaf value\nleaf_value=", 0),
 }
 
 
@@ -248,6 +254,30 @@ def test_lightgbm_structure_is_checked(old: str, new: str, drop: int) -> None:
     with pytest.raises(PackageError, match="LightGBM model is damaged") as refused:
         read_native("lightgbm", _resized(f"{before}\n{new}{after}"))
     assert refused.value.reason == "Corrupt"
+
+
+def test_a_tree_where_only_lightgbm_looks_for_one_is_refused() -> None:
+    """It begins the trees at the first line Tree=, and without sizes it reads on to the end."""
+    text = data_of("lightgbm").decode()
+    head, mark, trees = text.partition("\n\nTree=")
+    tree = "Tree=" + trees.partition("\n\nTree=")[0]
+    unsized = re.sub(r"tree_sizes=.*\n", "", head + "\n")
+    for hidden in (
+        f"{head}\n{tree}{mark}{trees}",
+        f"{unsized}\nend of trees\n\n{tree}\n\n{trees.partition('end of trees')[2]}",
+    ):
+        with pytest.raises(PackageError, match="LightGBM model is damaged"):
+            read_native("lightgbm", hidden.encode())
+
+
+def test_texts_over_each_other_do_not_fill_memory() -> None:
+    """A row of entries that all point to one long text."""
+    entries, size = 1000, 1_000_000
+    row = struct.pack("<I", entries)
+    row += b"".join(struct.pack("<I", 4 * (entries - i)) for i in range(entries))
+    data = struct.pack("<I", 4) + row + struct.pack("<I", size) + b"x" * size
+    with pytest.raises(NotFlatbufferError, match="over each other"):
+        Flatbuffer(data).texts({0: 0}, 0)
 
 
 @pytest.mark.parametrize("kind", ["xgboost", "catboost", "lightgbm"])

@@ -193,7 +193,7 @@ def test_a_missing_wheel_is_named_with_the_line_that_fetches_it(
 def test_a_model_that_is_data_takes_none(tmp_path: Path) -> None:
     model, frame, label = package_support.linear()
     saved = sluice.save(model, frame, label, tmp_path / "p", wheels=tmp_path)
-    assert saved.manifest.wheels == () and any("needs no wheels" in n for n in saved.notes)
+    assert saved.manifest.wheels == () and any("takes no wheels" in n for n in saved.notes)
 
 
 def test_a_wheel_in_a_data_package_is_never_unpacked(tmp_path: Path) -> None:

@@ -275,6 +275,24 @@ def test_at_the_limit_who_has_been_silent_for_longest_makes_room() -> None:
     run(scenario)
 
 
+def test_who_has_been_answered_meanwhile_is_not_the_oldest_any_more() -> None:
+    async def scenario() -> None:
+        async with listening(App(), Timeouts()) as (port, number):
+            port.max_connections = 4
+            opened = [await asyncio.open_connection("127.0.0.1", number) for _ in range(4)]
+            fifth = await asyncio.open_connection("127.0.0.1", number)  # in place of the first
+            reader, writer = opened[1]
+            writer.write(GET % 1)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            sixth = await asyncio.open_connection("127.0.0.1", number)
+            with contextlib.suppress(ConnectionResetError):
+                assert await opened[2][0].read() == b""
+            assert len(port.connections) == 4
+            assert not any(r.at_eof() for r, _ in (opened[1], fifth, sixth))
+
+    run(scenario)
+
+
 def test_when_all_are_being_answered_nobody_else_is_let_in() -> None:
     async def scenario() -> None:
         app = App()

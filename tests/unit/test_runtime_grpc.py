@@ -197,6 +197,12 @@ def test_every_kind_of_contents_becomes_its_bytes() -> None:
         assert tensor["parameters"] == {"binary_data_size": len(raw)}
 
 
+@pytest.mark.parametrize("name", ["a/b", "x HTTP/1.1\r\nx-injected: 1\r\nfoo:", "模型", "?q"])
+def test_a_strange_name_stays_one_part_of_a_path(name: str) -> None:
+    path = to_http(INFER(model_name=name, model_version="1 2"), ()).path
+    assert path.isascii() and path.isprintable() and " " not in path and path.count("/") == 6
+
+
 def test_metadata_become_headers_but_never_the_frame() -> None:
     request = to_http(
         typed("FP64", [1], fp64_contents=[1]),

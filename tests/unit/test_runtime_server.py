@@ -639,6 +639,13 @@ def start_failure(tmp_path: Path, package: Path, *arguments: str) -> str:
     return err
 
 
+def test_a_termination_log_that_cannot_be_written_hides_no_reason(tmp_path: Path) -> None:
+    running = Server(tmp_path / "absent", env={"SLUICE_TERMINATION_LOG": "/dev/full"})
+    _, err = running.process.communicate(timeout=DEADLINE)
+    assert running.process.returncode == 3
+    assert "cannot write /dev/full" in err and "Missing: " in err
+
+
 def test_a_start_that_fails_says_why_in_one_line(iris: Built, odd: Built, tmp_path: Path) -> None:
     assert start_failure(tmp_path, tmp_path / "absent").startswith("Missing: ")
     wrong = "sha256:" + "0" * 64

@@ -159,8 +159,10 @@ def command(**options: object) -> None:
     try:
         _run(settings, last_words)
     except SluiceError as error:
-        last_words.say(error)
-        os._exit(EXIT_CANNOT_START)  # not sys.exit: threads of a model could hold it for ever
+        try:
+            last_words.say(error)
+        finally:
+            os._exit(EXIT_CANNOT_START)  # not sys.exit: threads of a model could hold it for ever
 
 
 def _run(options: Options, last_words: _LastWords) -> None:
@@ -249,8 +251,11 @@ class _LastWords:
         if self._problem:
             click.echo(self._problem, err=True)
         elif self.descriptor >= 0:
-            os.ftruncate(self.descriptor, 0)
-            os.pwrite(self.descriptor, line.encode()[:4096], 0)
+            try:
+                os.ftruncate(self.descriptor, 0)
+                os.pwrite(self.descriptor, line.encode()[:4096], 0)
+            except OSError as problem:
+                click.echo(f"cannot write {self._path}: {problem.strerror}", err=True)
         click.echo(line, err=True)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -34,7 +34,7 @@ def command() -> None:
 def request(
     package: Path, namespaces: tuple[str, ...], signer: Path | None, signer_name: str | None
 ) -> None:
-    """Print the TrustPolicy that admits exactly PACKAGE; an administrator applies it.
+    """Print the TrustPolicy that admits PACKAGE; an administrator applies it.
 
     With --signer it admits everything of that class that the key signs, and PACKAGE must be signed
     with it.

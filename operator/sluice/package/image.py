@@ -28,12 +28,12 @@ _IMAGE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$")
 def write_context(package: Package, base: str, out: Path) -> list[str]:
     """Write ``Dockerfile``, ``requirements.txt`` and the package's wheels to a new folder.
 
-    Returns the requirements.  Raises InvalidInputError, or PackageError for a package that is data
+    Returns the requirements.  Raises InvalidInputError, or PackageError for one without needs
     (NothingNeeded) or whose lock is not one (Corrupt).
     """
     if not _IMAGE.match(base):
         raise InvalidInputError(f"{base!r} is not the name of an image.")
-    if package.manifest.model.trust_class != "Code" or not package.has(LOCK_NAME):
+    if not package.has(LOCK_NAME):
         raise PackageError(
             f"{package.manifest.name} needs nothing but the runtime.",
             hint="It serves on every runtime image.",

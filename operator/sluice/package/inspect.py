@@ -152,7 +152,8 @@ def _package_lines(report: dict[str, Any]) -> list[str]:
     requires = report["environment"]["requires"]
     if requires:
         wanted = ", ".join(f"{k} {v}" for k, v in sorted(requires.items()))
-        lines.append(f"  needs       Python {report['environment']['python']}, {wanted}")
+        python = report["environment"]["python"]
+        lines.append(f"  needs       {f'Python {python}, ' if python else ''}{wanted}")
     if report["wheels"]:
         lines.append(f"  brings      {', '.join(report['wheels'][:10])}")
     lines.append("  inputs")

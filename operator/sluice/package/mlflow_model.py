@@ -33,7 +33,7 @@ def model_file(data: bytes) -> str:
     for flavor, key in _FILES:
         written = flavors.get(flavor)
         path = written.get(key) if isinstance(written, dict) else None
-        if path is not None:
+        if path not in (None, "null", "~"):
             return _checked(path)
     shown = ", ".join(sorted(str(name)[:40] for name in flavors)[:10])
     raise PackageError(
@@ -49,7 +49,8 @@ def _flavors(data: bytes) -> dict[str, Any]:
     if len(data) > MAX_MLMODEL_BYTES:
         raise _corrupt(f"is larger than {MAX_MLMODEL_BYTES:,} bytes")
     try:
-        written = yaml.safe_load(data)
+        # Only texts are wanted: nothing is made of tags, and no merge key multiplies.
+        written = yaml.load(data, Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
         raise _corrupt("is not YAML") from None
     flavors = written.get("flavors") if isinstance(written, dict) else None

@@ -29,14 +29,14 @@ class Needs:
 
     def of(self, model: ModelFile) -> tuple[list[str], Environment]:
         """Globals of the file that will be loaded, and its environment."""
+        if self.request.wheels is not None and model.trust_class != "Code":
+            self.notes.append(
+                f"The model is of class {model.trust_class} and takes no wheels; none were packed."
+            )
         if self.request.native is not None:
             requires = {str(model.format): environment.installed_version(model.format) or ""}
             self._lock(requires)
             return [], Environment(requires=requires)
-        if self.request.wheels is not None and model.trust_class != "Code":
-            self.notes.append(
-                f"The model is of class {model.trust_class} and needs no wheels; none were taken."
-            )
         if model.trust_class == "Data":
             return [], Environment()
         look_at = inspect_archive if model.format == "skops" else inspect_pickle

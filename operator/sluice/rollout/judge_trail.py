@@ -57,7 +57,7 @@ def written(trail: Trail, events: Mapping[str, int]) -> tuple[Trail, str]:
     ``events`` says which event each check counts.  Many checks make long rows, so fewer fit.
     """
     text = csv(trail, events)
-    while len(text) > MOST_CHARACTERS:
+    while len(text) > MOST_CHARACTERS and len(trail) > 1:
         fewer = max(1, len(trail) * MOST_CHARACTERS // len(text))
         while len(trail) > fewer:
             trail = _shorter(trail)

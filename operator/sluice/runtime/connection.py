@@ -86,7 +86,7 @@ class Port:
     max_unread: int = MAX_UNREAD
     unread: int = 0
     max_connections: int = MAX_CONNECTIONS
-    _victims: deque[Connection] = field(default_factory=deque)
+    _victims: deque[tuple[float, Connection]] = field(default_factory=deque)
     _turns: deque[Connection] = field(default_factory=deque)
     _scheduled: bool = False
 
@@ -106,12 +106,12 @@ class Port:
         return True
 
     def _evict(self) -> bool:
-        if not any(victim.waits for victim in self._victims):
-            waiting = (c for c in self.connections if c.waits)
-            self._victims = deque(heapq.nsmallest(VICTIMS, waiting, key=lambda c: c.since))
+        if not any(c.waits and c.since == since for since, c in self._victims):
+            waiting = ((c.since, c) for c in self.connections if c.waits)
+            self._victims = deque(heapq.nsmallest(VICTIMS, waiting, key=lambda v: v[0]))
         while self._victims:
-            victim = self._victims.popleft()
-            if victim.waits:
+            since, victim = self._victims.popleft()
+            if victim.waits and victim.since == since:
                 victim.abort()
                 self.connections.discard(victim)
                 return True

@@ -41,6 +41,8 @@ class Dialler:
             data, descriptors, *_ = socket.recv_fds(self._channel, MAX_MESSAGE, 1)
         except BlockingIOError:
             return
+        except OSError:  # it ended with a question unread
+            data, descriptors = b"", []
         if not data:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             for every in self._waiting.values():

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import msgspec
@@ -20,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from sluice.runtime.counters import Outcome
 from sluice.runtime.http import Limits, Request, Response
-from sluice.runtime.predictions import Predictions
+from sluice.runtime.predictions import INLINE_BODY, Predictions
 from sluice.runtime.problems import Problem, bad
 from sluice.runtime.protocols import binary
 from sluice.runtime.protocols.grpc_messages import MESSAGES, SERVICE
@@ -149,8 +150,13 @@ class GrpcPort:
         return MESSAGES["ModelMetadataResponse"](**msgspec.json.decode(model.v2.metadata()))
 
     async def _infer(self, message: Any, context: Any) -> Any:
+        metadata = context.invocation_metadata()
         try:
-            request = to_http(message, context.invocation_metadata())
+            if message.ByteSize() <= INLINE_BODY:
+                request = to_http(message, metadata)
+            else:
+                loop = asyncio.get_running_loop()
+                request = await loop.run_in_executor(None, to_http, message, metadata)
         except Problem:
             self._predictions.counters.finished(Outcome.CLIENT_ERROR, -1, None)
             raise
@@ -230,9 +236,9 @@ def _parsed(kind: Any, raw: bytes) -> Any:
 
 
 def _path(name: str, version: str) -> str:
-    """A name with a slash stays one name, and is nobody's."""
-    path = "/v2/models/" + name.replace("/", "%2F")
-    return f"{path}/versions/{version.replace('/', '%2F')}" if version else path
+    """Quoted as in a URL, so a strange name stays one name, and is nobody's."""
+    path = "/v2/models/" + quote(name, safe=":")
+    return f"{path}/versions/{quote(version, safe=':')}" if version else path
 
 
 def _parts(message: Any) -> list[bytes]:

@@ -229,7 +229,7 @@ class Server:
             self._serve(loaded, predictions)
         except SluiceError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise StartError(
                 f"The package cannot be served: {type(error).__name__}: {str(error)[:300]}.",
                 hint="Package the model again with `sluice package`.",
@@ -295,6 +295,8 @@ class Server:
             port.abort_all()
         batcher = predictions.model.batcher if predictions.model is not None else None
         if batcher is not None and batcher.stuck_for():
+            if self._grpc is not None:
+                await self._grpc.stop(1.0)
             os._exit(0)  # everyone has been answered, and a call that hangs cannot be ended
         if batcher is not None:
             batcher.close()

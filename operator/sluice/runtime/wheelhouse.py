@@ -128,8 +128,10 @@ class Wheelhouse:
 def _remove_leftovers() -> None:
     """Of containers, whose janitors died with them: a pod's temporary volume stays."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        if _locked(left) is not None:
-            shutil.rmtree(left, ignore_errors=True)
+        lock = _locked(left)
+        if lock is not None:
+            with lock:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _own_directory() -> tuple[Path, BinaryIO]:

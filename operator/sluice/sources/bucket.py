@@ -175,7 +175,6 @@ def _explain(kind: Store, address: Address, error: Exception) -> SourceError:
         isinstance(error, PermissionDeniedError | UnauthenticatedError)
         or code in kind.bad_keys
         or (status is not None and status.group(1) in ("401", "403"))
-        or any(words in text for words in kind.no_token_words)
     ):
         return denied(address, code)
     if isinstance(error, NotFoundError | FileNotFoundError):

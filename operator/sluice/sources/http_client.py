@@ -39,7 +39,7 @@ MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+)$")
+_RANGE = re.compile(r"^bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})$")
 
 
 class HttpClient:
@@ -95,13 +95,6 @@ class HttpClient:
         ) as response:
             check_status(about, response)
             yield reader(response, about)
-
-    async def document(
-        self, address: Address, about: Address, *, authorization: str | None = None
-    ) -> bytes:
-        """A small file or answer as a whole."""
-        async with self.stream(address, about, authorization=authorization) as found:
-            return await whole(found, about)
 
     async def _follow(
         self,

@@ -66,7 +66,6 @@ class Store:
     no_place: frozenset[str] = frozenset()
     no_place_words: tuple[str, ...] = ()
     bad_keys: frozenset[str] = frozenset()
-    no_token_words: tuple[str, ...] = ()
     wrong_region: frozenset[str] = frozenset()
 
     @property

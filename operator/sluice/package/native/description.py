@@ -21,7 +21,6 @@ NATIVE: dict[Format, str] = {
 }
 MAX_LABELS = 10_000
 MAX_TREES = 1_000_000
-MAX_NODES = 100_000_000
 MAX_NAME = 256
 
 Array = np.ndarray[Any, Any]

@@ -26,6 +26,7 @@ class Flatbuffer:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self._left = 4 * len(data) + 1024
 
     def root(self) -> Table:
         """The outermost table."""
@@ -52,6 +53,7 @@ class Flatbuffer:
         if field not in table:
             return ""
         start, size = self._vector(table[field], 1)
+        self._spend(size)
         try:
             return self._data[start : start + size].decode()
         except UnicodeDecodeError:
@@ -111,4 +113,12 @@ class Flatbuffer:
         if not 0 <= count <= MAX_FIELDS:
             raise NotFlatbufferError(f"a table has {count} fields")
         offsets = [self._read("<H", fields + 4 + 2 * i) for i in range(count)]
-        return {i: position + offset for i, offset in enumerate(offsets) if offset}
+        found = {i: position + offset for i, offset in enumerate(offsets) if offset}
+        self._spend(8 * len(found))
+        return found
+
+    def _spend(self, size: int) -> None:
+        """Parts may lie over each other, and a small file then holds any amount of them."""
+        self._left -= size
+        if self._left < 0:
+            raise NotFlatbufferError("its parts lie over each other")

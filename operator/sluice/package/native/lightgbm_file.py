@@ -57,6 +57,9 @@ def _blocks(text: str) -> list[str]:
         damaged(KIND, "its trees have no end")
     if "\nend of parameters\n" not in text or text[-1] != "\n":
         damaged(KIND, "it ends too early: it may be truncated")
+    # The library begins the trees at the first such line, with or without a blank one before it.
+    if body.count("\nTree=") != body.count("\n\nTree="):
+        damaged(KIND, "a tree begins where none is expected")
     return body.split("\n\nTree=")
 
 
@@ -78,7 +81,9 @@ def _describe(text: str, head: dict[str, str], trees: list[str]) -> NativeModel:
         damaged(KIND, "it has another number of features than of names")
     if not 1 <= classes <= MAX_LABELS or not 1 <= per_round <= MAX_LABELS:
         damaged(KIND, f"it has {classes} classes and {per_round} trees a round")
-    sizes = head.get("tree_sizes", "").split()
+    if "tree_sizes" not in head:
+        damaged(KIND, "it does not list the sizes of its trees")
+    sizes = head["tree_sizes"].split()
     if len(sizes) != len(trees) or len(trees) > MAX_TREES or len(trees) % per_round:
         damaged(KIND, f"it has {len(trees)} trees and lists {len(sizes)}")
     for index, (tree, size) in enumerate(zip(trees, sizes, strict=True)):
@@ -101,7 +106,7 @@ def _describe(text: str, head: dict[str, str], trees: list[str]) -> NativeModel:
 
 def _whole(head: dict[str, str], key: str) -> int:
     found = head.get(key, "")
-    if not re.fullmatch(r"\d{1,9}", found):
+    if not re.fullmatch(r"[0-9]{1,9}", found):
         damaged(KIND, f"{key} is {found[:40]!r}")
     return int(found)
 
@@ -208,6 +213,8 @@ def _check_tree(index: int, block: str, features: int) -> None:
     number, _, rest = block.partition("\n")
     if number != str(index):
         damaged(KIND, f"tree {index} has the number {number[:12]!r}")
+    if any(line and "=" not in line for line in rest.split("\n")):
+        damaged(KIND, f"tree {index} has a line that is no field")
     tree = _pairs(rest)
     leaves = _whole(tree, "num_leaves")
     if not leaves:
@@ -244,10 +251,17 @@ _UNUSED = (
 )  # fmt: skip
 
 
+_FOREIGN = re.compile(r"[^-+.0-9A-Za-z ]")
+"""What numpy takes in a number, such as 1_0, and the library ends the row at."""
+
+
 def _numbers(
     index: int, tree: dict[str, str], name: str, wanted: int, *, whole: bool = False
 ) -> Array:
-    values = np.array(tree.get(name, "").split(" "), dtype=np.int64 if whole else np.float64)
+    text = tree.get(name, "")
+    if _FOREIGN.search(text):
+        damaged(KIND, f"{name} of tree {index} is not a row of numbers")
+    values = np.array(text.split(" "), dtype=np.int64 if whole else np.float64)
     if len(values) != wanted:
         damaged(KIND, f"{name} of tree {index} has {len(values)} of {wanted} values")
     return values

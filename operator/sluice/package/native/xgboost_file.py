@@ -122,7 +122,8 @@ class _Object:
         values = np.asarray(found) if len(found) else np.zeros(0, dtype=np.int64)
         if values.ndim != 1 or values.dtype.kind not in ("iub" if whole else "iubf"):
             raise ValueError(f"{name} of {self.where} is not a list of numbers")
-        return values
+        # Wide enough that no sum or difference of them wraps.
+        return values.astype(np.int64) if whole else values
 
     def objects(self, name: str) -> list[_Object]:
         found = self.value.get(name)

@@ -81,15 +81,17 @@ def restrict(readable: Iterable[Path], writable: Path | None = None) -> None:
 
 def _pythons() -> Iterator[Path]:
     """Where modules come from.  The folder that ``python -m`` was called in is no such place."""
-    here = Path.cwd()
+    here: Path | None = None
+    with contextlib.suppress(OSError):  # a folder that is gone
+        here = Path.cwd()
     yield from map(Path, {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix})
     yield Path(__file__).parents[2]
     yield from (Path(entry) for entry in sys.path if entry and Path(entry) != here)
 
 
 def _allow(rules: int, path: Path, rights: int) -> None:
-    """What is not there cannot be read either."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    """What is not there, or cannot be opened, cannot be read either: a rule less hides more."""
+    with contextlib.suppress(OSError):
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             allowed = rights if path.is_dir() else rights & (_READ_FILE | _WRITE_FILE)
