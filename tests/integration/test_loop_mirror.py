@@ -72,7 +72,8 @@ def _one_that_disagrees_is_held(loop: Loop, users: Users, uri: str, stable: str)
     status = loop.status()
     shown = {c["name"]: c for c in status["checks"]}["differs"]
     assert shown["verdict"] == "Fail"
-    assert shown["candidate"]["value"] > 0.9
+    # 191 of its 200 rows; it is held after a few dozen of them, wherever in the round they stand.
+    assert shown["candidate"]["value"] > 0.5
     assert shown["candidate"]["count"] > 0
     assert status["candidate"]["weight"] == {"desired": 0, "observed": 0}
     loop.stays(
