@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.integration.loop import Loop
+from tests.tools.pausing import paused
 
 from sluice.controller.pods import is_ready
 
@@ -39,15 +40,8 @@ def restart_routers(loop: Loop) -> None:
 @contextmanager
 def deaf(loop: Loop, *addresses: str) -> Iterator[None]:
     """Routers at these addresses accept connections and neither do nor say anything."""
-    stopped = [process_at(loop, address) for address in addresses]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(*(process_at(loop, address) for address in addresses)):
         yield
-    finally:
-        for pid in stopped:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 def process_at(loop: Loop, address: str) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.tools.pausing import paused
 
 import sluice
 from sluice.local import inspect
@@ -296,13 +297,10 @@ def test_pods_serve_on_while_the_api_server_is_away(own, kubectl_of, eventually)
     url = "http://p.default.svc.cluster.local/"
     eventually(lambda: cluster.http(url).status == 200)
     server = next(u.pid for u in inspect.usage(cluster) if u.name == "kube-apiserver")
-    os.kill(server, signal.SIGSTOP)
-    try:
+    with paused(server):
         deadline = time.monotonic() + 8
         while time.monotonic() < deadline:
             assert cluster.http(url).status == 200
-    finally:
-        os.kill(server, signal.SIGCONT)
     kubectl("delete", "pod", "p", "--wait=true")
     kubectl("run", "again", "--image=busybox", "--restart=Never", "--command", "--", "true")
     phase = ("get", "pod", "again", "-o", "jsonpath={.status.phase}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 from tests.integration.loop import CHECKS, Loop, Users, loop_in, rows
 from tests.integration.routers import process_at, restart_routers, routers
+from tests.tools.pausing import pause, paused
 
 from sluice.local import inspect
 from sluice.local.cluster import LocalCluster
@@ -40,11 +39,8 @@ def loop(cluster: LocalCluster, namespace: str, kubectl: Callable[..., str]) -> 
 def hanging(cluster: LocalCluster) -> Iterator[None]:
     """The API server accepts connections and says nothing."""
     pid = next(u.pid for u in inspect.usage(cluster) if u.name == "kube-apiserver")
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(pid):
         yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def gets_nothing(users: Users, revision: str, seconds: float) -> None:
@@ -140,7 +136,7 @@ def _taken_back_after_promotion(loop: Loop, users: Users) -> None:
     taken = loop.revision("v3")
     loop.until(grows(users, taken), 20, "v3 serves")
     deaf, (address, _) = sorted(routers(loop).items())[0]
-    os.kill(process_at(loop, address), signal.SIGSTOP)
+    pause(process_at(loop, address))
     loop.kubectl("-n", loop.namespace, "annotate", "mdep/iris", "sluice.dev/abort=now")
     loop.until(lambda: _zero(loop, taken), 40, "v3 is taken back, the deaf router is replaced")
     pods = {p["metadata"]["name"]: p["metadata"] for p in loop.list("Pod")}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
-import signal
 import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -15,6 +13,7 @@ import asyncpg
 import prometheus_client
 import pytest
 from aiohttp import web
+from tests.tools.pausing import paused
 from tests.tools.postgres import PostgresServer, postgres_server
 from tests.tools.prometheus import PrometheusProcess, prometheus_server
 from tests.unit.looks import plan_of
@@ -343,13 +342,11 @@ def test_slow_sources_are_given_up_together(database: PostgresServer) -> None:
 def test_a_stopped_server_is_given_up_and_read_again_when_it_goes_on(shop: Any) -> None:
     server, _ = shop
     made = plan(prometheus_check(server.url), interval="2s")
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
+    with paused(server.pid):
         said = problem(once(made), "m")
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
     assert "did not answer within 0.6 s" in said
-    assert once(made).looks["m"].data == Values(0.25, 0.5)
+    patient = plan(prometheus_check(server.url))
+    assert once(patient).looks["m"].data == Values(0.25, 0.5)
 
 
 def test_a_check_that_was_not_begun_begins_now(shop: Any) -> None:

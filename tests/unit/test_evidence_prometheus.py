@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import aiohttp
 import prometheus_client
 import pytest
+from tests.tools.pausing import paused
 from tests.tools.prometheus import PrometheusProcess, prometheus_server
 from tests.tools.webserver import Request, self_signed, web_server
 
@@ -200,10 +199,8 @@ def test_an_unknown_placeholder_asks_nobody() -> None:
 
 
 def test_a_server_that_stops_or_hangs_is_named(shop: Shop) -> None:
-    with prometheus_server([]) as stopped:
-        os.kill(stopped.pid, signal.SIGSTOP)
+    with prometheus_server([]) as stopped, paused(stopped.pid):
         hanging = refused(stopped.url, deadline=0.3)
-        os.kill(stopped.pid, signal.SIGCONT)
     assert "did not answer within 0.3 s" in hanging.message
     gone = refused(stopped.url)
     assert "cannot be reached" in gone.message
