@@ -120,6 +120,14 @@ def stable_restarts() -> SimWorld:
     return world
 
 
+def routers_start() -> SimWorld:
+    world = serving()
+    for router in world.routers:
+        router.up = False
+    world.run(3)
+    return world
+
+
 def withdrawn() -> SimWorld:
     world = stepping(errors=0.4)
     world.errors[digest_of("a")] = 0.3
@@ -144,6 +152,7 @@ Maker = Callable[[], SimWorld]
         (away, "InProgress", "False", "True", "False", "True"),
         (withdrawn, "InProgress", "False", "True", "False", "True"),
         (stable_restarts, "InProgress", "Unknown", "True", "False", "False"),
+        (routers_start, "InProgress", "Unknown", "True", "False", "False"),
         (overdue, "Failed", "False", "False", "True", "True"),
         (aborted, "Failed", "False", "False", "True", "True"),
         (failed_and_paused, "Failed", "False", "False", "True", "True"),

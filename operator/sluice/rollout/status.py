@@ -201,10 +201,24 @@ def _ready(draft: Draft, want: Desired, stuck: Row | None) -> Row:
         return ("Unknown", "Progressing", draft.waiting)
     if draft.watch is not None:
         return ("True", "Watching", _watched(draft.watch))
-    view = draft.pods(draft.roles.stable)
-    if view.ready < draft.i.spec.replicas:
-        return ("Unknown", "WaitingForPods", f"{view.ready} of {draft.i.spec.replicas} pods ready.")
+    missing = _missing(draft)
+    if missing:
+        return ("Unknown", *missing)
     return ("True", "Serving", f"Revision {draft.roles.stable} serves.")
+
+
+def _missing(draft: Draft) -> tuple[str, str] | None:
+    """What stable still lacks to serve as it was asked for: reason and message."""
+    ready, wanted = draft.pods(draft.roles.stable).ready, draft.i.spec.replicas
+    if ready < wanted:
+        return ("WaitingForPods", f"{ready} of {wanted} pods ready.")
+    return _no_router(draft)
+
+
+def _no_router(draft: Draft) -> tuple[str, str] | None:
+    if draft.i.router.ready > 0:
+        return None
+    return ("RouterNotReady", draft.i.router.message or "No router pod is ready.")
 
 
 def _watched(watching: WatchProgress) -> str:
@@ -222,9 +236,9 @@ def _reconciling(draft: Draft, stuck: Row | None) -> Row:
     outcome = draft.progress.outcome
     if (draft.rollout is not None and not held) or (outcome is not None and not outcome.terminal):
         return ("True", "RolloutInFlight", draft.waiting)
-    view = draft.pods(draft.roles.stable)
-    if draft.roles.stable is not None and view.ready < draft.i.spec.replicas:
-        return ("True", "WaitingForPods", "")
+    missing = _missing(draft) if draft.roles.stable is not None else None
+    if missing:
+        return ("True", missing[0], "")
     return ("False", "UpToDate", "")
 
 
@@ -237,8 +251,8 @@ def _available(draft: Draft) -> Row:
     if view.ready == 0:
         why = view.trouble.message if view.trouble else "No pod of stable is ready."
         return ("False", "NoReadyPod", why)
-    if draft.i.router.ready == 0:
-        return ("False", "RouterNotReady", draft.i.router.message or "No router pod is ready.")
+    if no_router := _no_router(draft):
+        return ("False", *no_router)
     return ("True", "Serving", f"{view.ready} pods of {draft.roles.stable} serve.")
 
 
