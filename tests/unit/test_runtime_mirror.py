@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tools.ports import free_port
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import runtime_support as support
-from runtime_support import AIM, DEADLINE, Built, Server, free_ports, point, serving
+from runtime_support import AIM, DEADLINE, Built, Server, point, serving
 
 from sluice.package.scoring import Answer
 from sluice.runtime.aim import Aim, read_aim
@@ -512,7 +513,7 @@ def test_a_candidate_that_does_not_answer_costs_stable_nothing(
     """A ratio of two measurements of one process, one after the other, by CPU and not by time."""
     file = tmp_path / "mirror.json"
     hangs = Hangs()
-    port = hangs.port if how == "hangs" else free_ports(1)[0]
+    port = hangs.port if how == "hangs" else free_port()
     with serving(odd.path, "--allow-code", "--mirror-file", str(file)) as old:
         spent(old, 400)
         alone = spent(old, 1200)
@@ -535,7 +536,7 @@ def test_a_candidate_that_does_not_answer_costs_stable_nothing(
 def test_a_candidate_that_comes_back_is_asked_again(odd: Built, tmp_path: Path) -> None:
     file = tmp_path / "mirror.json"
     with serving(odd.path, "--allow-code", "--mirror-file", str(file)) as old:
-        (port,) = free_ports(1)
+        port = free_port()
         point(file, port)
         until(lambda: old.counters()["mirror"]["to"] == "new", "stable follows the file")
         assert old.post("/predict", {"x": 1.0})[0] == 200
