@@ -9,7 +9,9 @@ from pathlib import Path
 
 from tests.tools.ports import free_port
 
-GIVES = "from tests.tools.ports import free_port; print(*(free_port() for _ in range(150))); input()"
+GIVES = (
+    "from tests.tools.ports import free_port; print(*(free_port() for _ in range(150))); input()"
+)
 
 
 def test_processes_that_run_at_once_and_one_process_twice_get_different_numbers() -> None:
