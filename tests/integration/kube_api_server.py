@@ -7,7 +7,6 @@ other rights, and no controllers that clean up after them.
 from __future__ import annotations
 
 import json
-import socket
 import ssl
 import subprocess
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.tools.ports import free_port
 
 from sluice.local import binaries
 
@@ -26,12 +26,6 @@ CRDS = Path(__file__).parents[2] / "crds"
 ADMIN = "admin-token"
 TENANT = "tenant-token"
 """A user who may do everything in namespaces and nothing cluster-wide."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ApiServer:

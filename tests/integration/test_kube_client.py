@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.integration.kube_api_server import TENANT, ApiServer
+from tests.tools.ports import free_port
 
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import (
@@ -252,8 +253,6 @@ def test_refusals_are_sentences_that_name_the_object(server: ApiServer, space: s
 
 
 def test_a_server_that_is_away_is_waited_for_and_then_named(tmp_path: Path) -> None:
-    from tests.integration.kube_api_server import free_port
-
     nowhere = ApiServer(tmp_path)
     nowhere.url = f"https://127.0.0.1:{free_port()}"
 

@@ -20,7 +20,8 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from tests.integration.kube_api_server import ADMIN, TENANT, ApiServer, free_port
+from tests.integration.kube_api_server import ADMIN, TENANT, ApiServer
+from tests.tools.ports import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.fuzz.target import build_package
 from tests.tools.peers import Missing, environment, run
+from tests.tools.ports import free_port
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "unit"))
@@ -38,7 +39,7 @@ def main() -> int:
         parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
     with tempfile.TemporaryDirectory() as place:
         built = support.build_iris(Path(place) / "iris")
-        [grpc_port] = support.free_ports(1)
+        grpc_port = free_port()
         named = ("--deployment", "iris", "--revision", "v2", "--grpc-port", str(grpc_port))
         build_package(Path(place) / "any")
         with (

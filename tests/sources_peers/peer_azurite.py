@@ -17,6 +17,7 @@ from tests.sources_peers.expect import refused, same
 from tests.tools import goserver
 from tests.tools.packages import linear_package
 from tests.tools.peers import CACHE, Missing, run
+from tests.tools.ports import free_port
 
 from sluice.jobs.fetch import Limits, fetch
 from sluice.jobs.push import push
@@ -29,7 +30,7 @@ QUICK = Limits(attempts=2, first_wait=0.01)
 def checks(home: Path) -> Iterator[tuple[str, str | None]]:
     """Each check with None, or why it failed."""
     key = base64.b64encode(secrets.token_bytes(64)).decode()
-    port = goserver.free_port()
+    port = free_port()
     argv = ["node", str(_installed()), "--location", str(home), "--blobPort", str(port)]
     argv += ["--skipApiVersionCheck", "--disableTelemetry", "--silent"]
     accounts = {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{key}"}

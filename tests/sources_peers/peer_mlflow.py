@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.sources_peers.expect import refused
 from tests.tools import goserver
 from tests.tools.peers import environment, run
+from tests.tools.ports import free_port
 
 from sluice.jobs.fetch import Limits, fetch, resolve
 
@@ -21,7 +22,7 @@ SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 def checks(home: Path) -> Iterator[tuple[str, str | None]]:
     """Each check with None, or why it failed."""
     python = str(environment(PINNED))
-    port = goserver.free_port()
+    port = free_port()
     argv = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--workers", "1"]
     argv += ["--artifacts-destination", str(home / "artifacts")]

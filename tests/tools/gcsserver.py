@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.tools import goserver
+from tests.tools.ports import free_port
 from tests.tools.webserver import Request, web_server
 
 MODULE = Path(__file__).parent / "gcs"
@@ -40,7 +41,7 @@ def gcs_server(home: Path) -> Iterator[GcsServer]:
     program = goserver.build(MODULE, PROGRAM)
     root = home / "gcs"
     root.mkdir()
-    port = goserver.free_port()
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     argv = [str(program), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
     argv += ["-filesystem-root", str(root), "-external-url", endpoint]

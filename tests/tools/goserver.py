@@ -73,14 +73,6 @@ def running(
             process.wait()
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 

@@ -18,7 +18,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.tools.ports import free_port
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -59,7 +60,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         programs = _programs(directory)
         password = secrets.token_hex(16)
         _init(programs, directory, password, who)
-        port = _free_port()
+        port = free_port()
         log = directory / "server.log"
         argv = [programs / "postgres", "-D", directory / "data", "-p", str(port)]
         argv += ["-h", "127.0.0.1", "-k", directory]
@@ -136,13 +137,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -15,7 +15,6 @@ import fcntl
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.tools.ports import free_port
 
 from sluice.local.settings import cache_home
 
@@ -74,7 +75,7 @@ def prometheus_server(
         config.write_text(json.dumps({"global": interval, "scrape_configs": [job]}))
         web = directory / "web.yml"
         web.write_text(web_config)
-        port = _free_port()
+        port = free_port()
         argv = [program, f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}"]
         argv += [f"--web.listen-address=127.0.0.1:{port}", f"--web.config.file={web}"]
         log = directory / "server.log"
@@ -132,13 +133,6 @@ def _unpack(program: Path) -> None:
 
 def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> None:

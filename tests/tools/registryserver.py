@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.tools import goserver
+from tests.tools.ports import free_port
 
 MODULE = Path(__file__).parent / "registry"
 PROGRAM = "github.com/distribution/distribution/v3/cmd/registry"
@@ -46,7 +47,7 @@ def registry_server(
 ) -> Iterator[Registry]:
     """Run a registry below ``home``; ``token`` is Distribution's own configuration of that name."""
     program = goserver.build(MODULE, PROGRAM)
-    port = goserver.free_port()
+    port = free_port()
     root = home / f"registry-{port}"
     root.mkdir()
     config: dict[str, Any] = {

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.tools import goserver
+from tests.tools.ports import free_port
 
 MODULE = Path(__file__).parent / "s3"
 PROGRAM = "github.com/versity/versitygw/cmd/versitygw"
@@ -62,7 +63,7 @@ def s3_server(host: str = "127.0.0.1", workdir: Path | None = None) -> Iterator[
         root, sidecar = Path(directory, "buckets"), Path(directory, "metadata")
         root.mkdir()
         sidecar.mkdir()
-        port = goserver.free_port(host)
+        port = free_port()
         access, secret = "test" + secrets.token_hex(6), secrets.token_hex(20)
         argv = [str(program), "--quiet", "--keep-alive", "--port", f"{host}:{port}"]
         argv += ["posix", "--sidecar", str(sidecar), str(root)]

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import shutil
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from typing import cast
 
 import aiohttp
 from dnslib import QTYPE, RCODE, RR, A, DNSRecord
+from tests.tools.ports import free_port
 
 from sluice.objects.haproxy_config import RouterShape, config_files
 from sluice.objects.router_plan import SlotTarget
@@ -40,13 +40,6 @@ def authority() -> pki.KeyPair:
 @cache
 def operator_client() -> pki.KeyPair:
     return pki.new_client(authority(), NOW)
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Dns(asyncio.DatagramProtocol):

@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tests.tools.ports import free_port
 
 from sluice.package.code import run_sources
 from sluice.package.manifest import (
@@ -263,17 +263,6 @@ def point(file: Path, port: int, **changes: Any) -> None:
     fresh.replace(file)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
 class Server:
     """A real ``sluice serve`` process on loopback."""
 
@@ -285,7 +274,7 @@ class Server:
         python: tuple[str, ...] = ("-m", "sluice.cli"),
         prefix: tuple[str, ...] = (),
     ) -> None:
-        self.port, self.admin_port = free_ports(2)
+        self.port, self.admin_port = free_port(), free_port()
         command = [*prefix, sys.executable, *python, "serve", str(package)]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--admin-port", str(self.admin_port), *arguments],

@@ -104,7 +104,7 @@ async def _serve(answer: Callable[[], Any]) -> tuple[web.AppRunner, int]:
     return runner, runner.addresses[0][1]
 
 
-def read_from(*answers: Callable[[], Any], deadline: float = 1.0) -> list[PodReading]:
+def read_from(*answers: Callable[[], Any], deadline: float = 10.0) -> list[PodReading]:
     async def run() -> list[PodReading]:
         servers = [await _serve(answer) for answer in answers]
         pods = [

@@ -706,13 +706,13 @@ def test_a_large_package_gets_more_time_unless_a_limit_was_given(
 ) -> None:
     def slow(request: Request) -> None:
         if not request.path.endswith("sluice.json"):
-            threading.Event().wait(0.4)
+            threading.Event().wait(1.0)
         files(package)(request)
 
     with web_server(slow) as server:
-        patient = Limits(attempts=1, seconds=0.7, slowest=10.0)
+        patient = Limits(attempts=1, seconds=1.5, slowest=10.0)
         assert fetch(f"{server.url}/", tmp_path / "1", limits=patient).size > 10
-        strict = Limits(attempts=1, seconds=0.7, slowest=float("inf"))
+        strict = Limits(attempts=1, seconds=1.5, slowest=float("inf"))
         error = refused(f"{server.url}/", tmp_path / "2", SourceError, limits=strict)
     assert error.reason == "Timeout" and "--timeout" in error.hint
 

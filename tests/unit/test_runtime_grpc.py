@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.tools.ports import free_port
 
 from sluice.runtime.grpc_port import to_http
 from sluice.runtime.problems import Problem
@@ -22,7 +23,7 @@ from sluice.runtime.protocols.grpc_messages import MESSAGES, SERVICE
 sys.path.insert(0, str(Path(__file__).parent))
 
 import runtime_support as support
-from runtime_support import DEADLINE, Built, Server, free_ports, serving
+from runtime_support import DEADLINE, Built, Server, serving
 
 INFER = MESSAGES["ModelInferRequest"]
 
@@ -57,7 +58,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def client(iris: Built) -> Iterator[Client]:
-    [port] = free_ports(1)
+    port = free_port()
     named = ("--revision", "rev1", "--deployment", "flowers", "--grpc-port", str(port))
     with serving(iris.path, *named) as server:
         found = Client(server, port)
@@ -224,8 +225,8 @@ def test_a_model_that_raises_is_internal_and_one_that_sleeps_too_long_a_deadline
     tmp_path: Path,
 ) -> None:
     odd = support.build_odd(tmp_path / "odd")
-    [port] = free_ports(1)
-    arguments = ("--allow-code", "--timeout", "300ms", "--grpc-port", str(port))
+    port = free_port()
+    arguments = ("--allow-code", "--timeout", "1s", "--grpc-port", str(port))
     with serving(odd.path, *arguments) as server:
         client = Client(server, port)
 
@@ -241,14 +242,14 @@ def test_a_model_that_raises_is_internal_and_one_that_sleeps_too_long_a_deadline
         code, said = client.refused("ModelInfer", ask(13))
         assert code is grpc.StatusCode.INTERNAL
         assert "ArithmeticError" in said
-        assert client.refused("ModelInfer", ask(900))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert client.refused("ModelInfer", ask(3000))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
         client.channel.close()
 
 
 def test_a_port_that_is_taken_is_said_and_sigterm_ends_the_server(
     iris: Built, client: Client
 ) -> None:
-    [port] = free_ports(1)
+    port = free_port()
     with serving(iris.path, "--grpc-port", str(port)) as server:
         taken = Server(iris.path, "--grpc-port", str(port))
         code, _, said = taken.stop(0)
@@ -265,7 +266,7 @@ def test_a_port_that_is_taken_is_said_and_sigterm_ends_the_server(
 
 def test_without_the_library_a_server_says_what_to_install(iris: Built, tmp_path: Path) -> None:
     (tmp_path / "grpc.py").write_text("raise ImportError('gone', name='grpc')")
-    [port] = free_ports(1)
+    port = free_port()
     without = {"PYTHONPATH": f"{tmp_path}:operator"}
     server = Server(iris.path, "--grpc-port", str(port), env=without)
     code, _, said = server.stop(0)

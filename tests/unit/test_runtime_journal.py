@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.tools.ports import free_port
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -257,7 +258,7 @@ def test_what_is_no_journal_names_the_pod(body: bytes) -> None:
 def test_a_pod_that_does_not_answer_stops_the_clock_of_what_is_known(server: Server) -> None:
     pods = [
         ServingPod("uid-1", "pod-1", "rev1", "127.0.0.1", server.admin_port),
-        ServingPod("uid-2", "pod-2", "rev1", "127.0.0.1", support.free_ports(1)[0]),
+        ServingPod("uid-2", "pod-2", "rev1", "127.0.0.1", free_port()),
     ]
 
     async def run() -> journals.Journals:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.tools.ports import free_port
 from tests.tools.s3server import S3Server, s3_server
 from tests.tools.webserver import Request, web_server
 
@@ -103,9 +103,7 @@ def test_wrong_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     error = refused("s3://models/x", tmp_path / "1")
     assert (error.reason, error.retryable) == ("Unreachable", True)

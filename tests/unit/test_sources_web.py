@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from tests.tools.ports import free_port
 from tests.tools.webserver import Handler, Request, WebServer, files, serve_bytes, web_server
 
 from sluice.errors import SourceError
@@ -198,9 +198,7 @@ def test_a_server_that_stops_in_the_middle_times_out(tmp_path: Path) -> None:
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     for url in (f"http://127.0.0.1:{port}/x", "http://no-such-host.invalid/x"):
         with pytest.raises(SourceError) as error:
             get(url, tmp_path / str(abs(hash(url))), attempts=2)

@@ -55,10 +55,33 @@ async def put(lab: Lab, plan: Weights) -> None:
     assert result.ok, result.message
 
 
+class Seen(Counter[tuple[int, str]]):
+    """Answers by status and revision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: Counter[int] = Counter()
+        """Requests by client, which begins one when the one before is over."""
+
+
+async def happens(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def answers(seen: Seen, more: int) -> None:
+    """Wait for this many more answers."""
+    wanted = seen.total() + more
+    await happens(lambda: seen.total() >= wanted)
+
+
 @asynccontextmanager
 async def load(lab: Lab, *, clients: int = 4):
-    """Keep-alive clients that count every answer: (status, revision)."""
-    seen: Counter[tuple[int, str]] = Counter()
+    """Keep-alive clients that count every answer."""
+    seen = Seen()
     stop = asyncio.Event()
 
     async def client(number: int) -> None:
@@ -66,6 +89,7 @@ async def load(lab: Lab, *, clients: int = 4):
             turn = 0
             while not stop.is_set():
                 turn += 1
+                seen.begun[number] = turn
                 headers = {"X-User-Id": f"{number}-{turn}"}
                 try:
                     async with session.post(
@@ -177,12 +201,12 @@ async def test_a_rollback_under_load_fails_nobody_and_is_complete_when_confirmed
     await two_arms(lab, 2)
     await put(lab, Weights("a", "b", 50))
     async with load(lab) as seen:
-        await asyncio.sleep(0.2)
-        assert any(revision == "new" for _, revision in seen)
+        await happens(lambda: any(revision == "new" for _, revision in seen))
         await put(lab, Weights("a"))
-        await asyncio.sleep(0.2)  # what was under way when the weight changed
+        under_way = seen.begun.copy()
+        await happens(lambda: all(seen.begun[n] > turn for n, turn in under_way.items()))
         after = sum(s.predictions for s in lab.of("new"))
-        await asyncio.sleep(0.3)
+        await answers(seen, 100)
     assert {status for status, _ in seen} == {200}
     assert sum(s.predictions for s in lab.of("new")) == after
 
@@ -195,7 +219,7 @@ async def test_a_slot_is_repointed_under_load_without_a_failed_request(lab: Lab)
         listed = {"b": lab.addresses("newer")}
         result = await lab.client().set_weights([lab.pod], Weights("a", "b", 50), listed=listed)
         assert result.ok, result.message
-        await asyncio.sleep(0.5)
+        await answers(seen, 100)
     assert {status for status, _ in seen} == {200}
     assert {revision for _, revision in seen} == {"old", "newer"}
 

@@ -23,7 +23,7 @@ from tests.bench.bench_runtime import memory
 from tests.bench.rows import descendants, use
 from tests.bench.serving.models import Model
 from tests.bench.serving.servers import Launch, Server, environment_of
-from tests.unit.runtime_support import free_ports
+from tests.tools.ports import free_port
 
 START_SECONDS = 90
 SERVER_CORE, LOAD_CORE = "0", "1"
@@ -101,7 +101,7 @@ def run(
 ) -> Seen:
     """Start, check, load, check again, stop; raises Failed."""
     folder.mkdir(parents=True)
-    (port,) = free_ports(1)
+    port = free_port()
     begun = time.monotonic()
     with _started(server, Launch(python, model, port, folder)) as process:
         _until_answered(server, model, port, process, folder)

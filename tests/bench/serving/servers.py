@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.bench.serving.environments import PEERS
 from tests.bench.serving.models import Model
-from tests.unit.runtime_support import free_ports
+from tests.tools.ports import free_port
 
 from sluice.local.settings import python_path
 
@@ -88,7 +88,7 @@ def _sluice(package: str, *more: str, program: str = "sluice.cli") -> Callable[[
     """As the pod of a revision starts it."""
 
     def command(launch: Launch) -> list[str]:
-        (admin,) = free_ports(1)
+        admin = free_port()
         return [
             sys.executable, "-m", program, "serve", str(launch.model.folder / package),
             "--port", str(launch.port), "--admin-port", str(admin),
@@ -107,7 +107,7 @@ def _script(name: str) -> str:
 
 
 def _kserve(launch: Launch) -> list[str]:
-    (grpc,) = free_ports(1)
+    grpc = free_port()
     return [
         str(launch.python), _script("kserve/server.py"), "--model_name", "m",
         "--http_port", str(launch.port), "--grpc_port", str(grpc),
@@ -119,7 +119,7 @@ def _mlserver(
     settings: Mapping[str, Any], model: Mapping[str, Any]
 ) -> Callable[[Launch], list[str]]:
     def command(launch: Launch) -> list[str]:
-        grpc, metrics = free_ports(2)
+        grpc, metrics = free_port(), free_port()
         ports = {"http_port": launch.port, "grpc_port": grpc, "metrics_port": metrics}
         about = {
             "name": "m",
