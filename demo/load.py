@@ -20,7 +20,7 @@ from pathlib import Path
 import aiohttp
 
 UNITS = 5000
-TIMEOUT = aiohttp.ClientTimeout(total=5)
+TIMEOUT_SECONDS = 10
 MALFORMED = b'{"month": "soon"}'
 
 
@@ -44,7 +44,8 @@ class Load:
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``; a line of totals a second."""
         connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=30)
-        async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             pending: set[asyncio.Task[None]] = set()
             start = time.monotonic()
             for number in itertools.count():
@@ -58,7 +59,7 @@ class Load:
                 pending.add(task)
                 task.add_done_callback(pending.discard)
             if pending:
-                await asyncio.wait(pending, timeout=6)
+                await asyncio.wait(pending, timeout=TIMEOUT_SECONDS + 1)
         self._report()
 
     async def _one(self, session: aiohttp.ClientSession) -> None:

@@ -17,7 +17,7 @@ from sluice.kube.store import Key
 
 MODEL_LIBRARIES = ("sklearn", "joblib", "onnx", "onnxruntime", "pandas", "pyarrow", "kubernetes")
 
-FAST_LEASE = LeaseTimes(duration=4.0, renew_deadline=3.0, retry=0.5)
+FAST_LEASE = LeaseTimes(duration=6.0, renew_deadline=5.0, retry=1.0)
 
 
 class Mirror:

@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 Obj = dict[str, Any]
 
+PATIENCE = 2
+"""How many times longer than usual anything may take on a busy machine; costs nothing else."""
+
 CHECKS = [
     {"name": "errors", "type": "ErrorRate"},
     {"name": "rejects", "type": "ClientErrorRate"},
@@ -250,6 +253,7 @@ class Loop:
 
     def until(self, check: Callable[[], T], seconds: float, what: str) -> T:
         """Poll; says what the world was when it does not come true."""
+        seconds *= PATIENCE
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:

@@ -70,7 +70,9 @@ def _binding(person: str, role: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def annotate(installed: str, namespace: str, kubectl_raw: Any) -> Annotate:
+def annotate(
+    installed: str, namespace: str, kubectl_raw: Any, eventually: Callable[..., Any]
+) -> Annotate:
     """Annotates mdep/iris as a person who has the chart's roles in this namespace, or as root."""
     objects = [_binding(who, f"{installed}-{r}") for who, roles in PEOPLE.items() for r in roles]
     objects.append(
@@ -91,7 +93,13 @@ def annotate(installed: str, namespace: str, kubectl_raw: Any) -> Annotate:
         )
         return result
 
-    # A new policy and new roles take a moment to reach admission.
+    def sees(person: str) -> bool:
+        question = ("get", "modeldeployments", "-n", namespace, "--as", person)
+        return bool(kubectl_raw("auth", "can-i", *question).returncode == 0)
+
+    # A new policy and new roles take a moment to reach admission; to see is everybody's last role.
+    for someone in PEOPLE:
+        eventually(lambda person=someone: sees(person))
     deadline = time.monotonic() + 30
     while "you may not" not in (said := run("ed", f"promote={DIGEST}").stderr):
         assert time.monotonic() < deadline, f"the policy is not enforced: {said}"

@@ -149,6 +149,14 @@ def allowed(raw: Run, questions: list[dict[str, Any]]) -> list[bool]:
     return [line == "true" for line in done.stdout.splitlines()]
 
 
+def may_what_it_should(raw: Run, namespace: str) -> bool:
+    """Whether the operator's account may do MAY and not MAY_NOT in its namespace."""
+    asked = MAY + MAY_NOT
+    said = allowed(raw, [review(namespace, *question, namespace) for question in asked])
+    assert dict(zip(asked, said, strict=True)) == RIGHT
+    return True
+
+
 MAY = [
     ("patch", "modeldeployments"),
     ("patch", "modeldeployments/status"),
@@ -172,24 +180,26 @@ MAY_NOT = [
     ("create", "trustpolicies"),
     ("create", "clusterrolebindings"),
 ]
+RIGHT = dict.fromkeys(MAY, True) | dict.fromkeys(MAY_NOT, False)
 
 
 @pytest.mark.parametrize("scoped", [False, True], ids=["cluster", "namespaced"])
 def test_the_account_may_do_its_work_and_no_more(
-    release: Run, raw: Run, namespace: str, scoped: bool
+    release: Run, raw: Run, namespace: str, scoped: bool, eventually: Callable[..., Any]
 ) -> None:
     install(release, *(["--set", f"watchNamespaces={{{namespace}}}"] if scoped else []))
-    here = [review(namespace, *q, namespace) for q in MAY + MAY_NOT]
     there = [
         review(namespace, "create", "deployments", "default"),
         review(namespace, "get", "secrets:sluice-operator-ca", "default"),
     ]
-    answers = dict(zip(MAY + MAY_NOT, allowed(raw, here), strict=True))
-    assert answers == dict.fromkeys(MAY, True) | dict.fromkeys(MAY_NOT, False)
-    assert allowed(raw, there) == [not scoped, False]
+    # The API server learns of new roles a moment after it has stored them.
+    eventually(lambda: may_what_it_should(raw, namespace))
+    eventually(lambda: allowed(raw, there) == [not scoped, False])
 
 
-def test_the_kustomize_base_installs_the_same(raw: Run, tmp_path: Path) -> None:
+def test_the_kustomize_base_installs_the_same(
+    raw: Run, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
     shutil.copytree(ROOT / "manifests" / "base", tmp_path / "base")
     overlay = tmp_path / "overlay"
     overlay.mkdir()
@@ -200,9 +210,7 @@ def test_the_kustomize_base_installs_the_same(raw: Run, tmp_path: Path) -> None:
     done = raw("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
     assert done.returncode == 0, done.stderr
     try:
-        questions = [review("sluice-system", *q, "sluice-system") for q in MAY + MAY_NOT]
-        answers = dict(zip(MAY + MAY_NOT, allowed(raw, questions), strict=True))
-        assert answers == dict.fromkeys(MAY, True) | dict.fromkeys(MAY_NOT, False)
+        eventually(lambda: may_what_it_should(raw, "sluice-system"))
     finally:
         ours = [o for o in yaml.safe_load_all(text) if o["kind"] != "CustomResourceDefinition"]
         raw("delete", "--wait=false", "-f", "-", stdin=yaml.safe_dump_all(ours))

@@ -139,10 +139,12 @@ def bench(
 
 def test_a_new_process_reads_what_the_old_one_knew(server: ApiServer, pods: Any) -> None:
     async def body(b: Bench) -> None:
-        b.ask(0, *range(60))
-        b.ask(1, *range(100, 160))
-        b.buy(0, *range(10))
-        b.buy(1, *range(100, 130))
+        # Each buys right after it asked: a purchase counts for a second.
+        for unit in range(60):
+            b.ask(0, unit)
+            b.buy(0, *[unit][: unit < 10])
+            b.ask(1, 100 + unit)
+            b.buy(1, *[100 + unit][: unit < 30])
         first = await b.committed(Experiments(b.client), b.begun(), later=2.5)
         assert first.judge["exposed"] == [60, 60]
         assert first.judge["arms"] == [[60, 10.0, 0.0], [60, 30.0, 0.0]]

@@ -390,7 +390,7 @@ def test_a_kind_that_may_not_be_read_counts_as_absent(server: ApiServer) -> None
     run(scenario())
 
 
-FAST = LeaseTimes(duration=3.0, renew_deadline=2.0, retry=0.3)
+FAST = LeaseTimes(duration=6.0, renew_deadline=5.0, retry=1.0)
 
 
 class Candidate:

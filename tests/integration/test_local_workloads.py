@@ -109,7 +109,7 @@ def test_config_map_change_reaches_running_pods(cluster, k, eventually) -> None:
         "-c",
         "cat /etc/page/page.txt /etc/page/more.txt",
     )
-    eventually(lambda: k(*show, check=False) == "twox", 5)
+    eventually(lambda: k(*show, check=False) == "twox")
 
 
 def test_rollout_restart_and_wait(cluster, k) -> None:
@@ -170,17 +170,18 @@ def test_memory_limit(k, eventually) -> None:
 
 
 def test_probes(k, eventually) -> None:
+    often = {"periodSeconds": 1, "timeoutSeconds": 5}
     probes = {
         "startupProbe": {
             "exec": {"command": ["test", "-e", "/tmp/started"]},
-            "periodSeconds": 1,
             "failureThreshold": 30,
+            **often,
         },
-        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
+        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, **often},
         "livenessProbe": {
             "exec": {"command": ["test", "!", "-e", "/tmp/sick"]},
-            "periodSeconds": 1,
             "failureThreshold": 1,
+            **often,
         },
     }
     run_pod(k, "probed", "sleep 600", container=probes)
@@ -193,12 +194,12 @@ def test_probes(k, eventually) -> None:
     k("exec", "probed", "--", "touch", "/tmp/ready")
     assert condition() == "False"
     k("exec", "probed", "--", "touch", "/tmp/started")
-    eventually(lambda: condition() == "True", 10)
+    eventually(lambda: condition() == "True")
     k("exec", "probed", "--", "rm", "/tmp/ready")
-    eventually(lambda: condition() == "False", 10)
+    eventually(lambda: condition() == "False")
     k("exec", "probed", "--", "touch", "/tmp/sick")
     restarts = "{.status.containerStatuses[0].restartCount}"
-    eventually(lambda: k("get", "pod", "probed", "-o", f"jsonpath={restarts}") == "1", 15)
+    eventually(lambda: k("get", "pod", "probed", "-o", f"jsonpath={restarts}") == "1")
 
 
 def test_tcp_probe_and_port_names(k) -> None:

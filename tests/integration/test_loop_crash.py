@@ -117,8 +117,8 @@ def _away(loop: Loop, users: Any) -> None:
     log = loop.directory / "operator.log"
     starts = log.read_text().count("The caches are filled")
     loop.start()
-    loop.until(lambda: log.read_text().count("caches are filled") > starts, 20, "it is back")
-    loop.until(lambda: len(_ready(loop, "iris") - {native}) == 2, 5, "the new pod is ready")
+    loop.until(lambda: log.read_text().count("caches are filled") > starts, 60, "it is back")
+    loop.until(lambda: len(_ready(loop, "iris") - {native}) == 2, 30, "the new pod is ready")
 
 
 def _pods(loop: Loop, name: str) -> list[str]:

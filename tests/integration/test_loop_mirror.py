@@ -88,7 +88,7 @@ def _one_that_fails_is_taken_back(loop: Loop, users: Users, uri: str, stable: st
     assert loop.status()["lastRollback"]["from"] == loop.revision("broken")
     assert users.got(loop.revision("broken")) == 0
     assert users.got(loop.revision("other")) == 0
-    loop.until(lambda: settings(loop, stable) == "{}", 10, "nobody is mirrored to")
+    loop.until(lambda: settings(loop, stable) == "{}", 30, "nobody is mirrored to")
 
 
 def _a_good_one_goes_on(loop: Loop, users: Users, uri: str) -> None:

@@ -38,7 +38,7 @@ def test_out_of_memory_is_the_revisions_and_waiting_is_nobodys(loop: Loop) -> No
 
     # More memory is another revision of the same package, and the package itself was not at fault.
     greedy = {"serving": {"resources": {"requests": {"cpu": "900"}}}}
-    waits = {"rollout": {"progressDeadline": "5s"}}
+    waits = {"rollout": {"progressDeadline": "15s"}}
     loop.apply(other, **SMALL, **greedy, **waits)
     loop.until(lambda: loop.is_true("Stalled"), 90, "a pod that no node can take is named")
     said = loop.condition("Stalled")

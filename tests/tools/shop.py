@@ -5,7 +5,8 @@
 It sells by revision: counters for Prometheus, rows for PostgreSQL, ``SALES`` a second each.  What
 it reads from DIRECTORY/shop.json: ``refunds`` (revision -> share, absent 2 %) and ``away`` (whether
 Prometheus hangs and the database refuses).  What it writes there, once it is open: ports.json with
-the ports of ``prometheus`` and ``database`` on the loopback address.
+the ports of ``prometheus`` and ``database`` on the loopback address.  Revisions with the same share
+have the same refunds: no chance tells them apart.
 """
 
 from __future__ import annotations
@@ -58,8 +59,13 @@ class Shop:
             due = int((time.monotonic() - began) * SALES) - sold
             sold += due
             rows = []
-            for revision, share in self.wishes["refunds"].items():
-                back = sum(random.random() < share for _ in range(due))
+            refunds = self.wishes["refunds"]
+            drawn = {
+                share: sum(random.random() < share for _ in range(due))
+                for share in set(refunds.values())
+            }
+            for revision, share in refunds.items():
+                back = drawn[share]
                 self.orders.labels(revision).inc(due)
                 self.refunds.labels(revision).inc(back)
                 rows += [(revision, i < back) for i in range(due)]

@@ -26,6 +26,7 @@ from typing import Any
 import aiohttp
 
 ROW = b'{"a": 0.3, "b": 0.4}'
+TIMEOUT_SECONDS = 10
 
 
 class Shoppers:
@@ -45,7 +46,7 @@ class Shoppers:
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``."""
         connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=30)
-        timeout = aiohttp.ClientTimeout(total=5)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             start, pending = time.monotonic(), set()
             for sent in itertools.count():
@@ -58,7 +59,7 @@ class Shoppers:
                 pending.add(task)
                 task.add_done_callback(pending.discard)
             if pending:
-                await asyncio.wait(pending, timeout=6)
+                await asyncio.wait(pending, timeout=TIMEOUT_SECONDS + 1)
         self._report()
 
     async def _visit(self, session: aiohttp.ClientSession, number: int) -> None:
