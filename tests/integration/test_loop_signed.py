@@ -86,7 +86,6 @@ def test_what_the_admitted_key_signed_serves_and_nothing_else(loop: Loop) -> Non
     retry = f"sluice.dev/retry={loop.digests['code']}"
     loop.kubectl("-n", loop.namespace, "annotate", "mdep/iris", retry)
     loop.until(lambda: loop.serves("code"), 60, "the signed pickle serves")
-    loop.until(lambda: loop.is_true("Available"), 60, "its router is ready, too")
     trusted = loop.condition("CodeTrusted")
     assert trusted["reason"] == "TrustSigner" and "ml-platform" in trusted["message"], trusted
 
