@@ -110,7 +110,7 @@ def plan(*checks: dict[str, Any], interval: str = "10s") -> Plan:
 
 
 class Api:
-    """The one Secret, as the API server gives it after ``seconds``; counts how often it is asked."""
+    """The one Secret, as the API server gives it after ``seconds``; counts the questions."""
 
     def __init__(
         self, values: dict[str, str] | None = None, status: int = 200, *, seconds: float = 0.0
