@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import replace
 from pathlib import Path
 
-from tests.unit.router_lab import Lab, router_lab
+from tests.unit.router_lab import Lab, Server, router_lab
 
 from sluice.api.meta import HEADER_REVISION, HEADER_UNIT
 from sluice.objects.router_plan import Weights
@@ -23,11 +24,7 @@ def answers_of_a_router_that_stops(root: Path, plan: Weights) -> tuple[list[str]
             await lab.start("a", await lab.revision("old"))
             await lab.point("b", await lab.revision("new"))
             assert (await lab.client().set_weights([lab.pod], plan)).ok
-            connections = [
-                await asyncio.open_connection("127.0.0.1", lab.shape.port) for _ in range(CLIENTS)
-            ]
-            for number, connection in enumerate(connections):
-                assert "200" in await predict(connection, number)
+            connections = await kept(lab)
             await stop(lab)
             answers = [await predict(c, number) for number, c in enumerate(connections)]
             # The last client has been told to go, so nothing keeps it any longer.
@@ -38,6 +35,16 @@ def answers_of_a_router_that_stops(root: Path, plan: Weights) -> tuple[list[str]
             return answers, lab
 
     return asyncio.run(run())
+
+
+async def kept(lab: Lab) -> list[Connection]:
+    """Connections that have had an answer each."""
+    connections = [
+        await asyncio.open_connection("127.0.0.1", lab.shape.port) for _ in range(CLIENTS)
+    ]
+    for number, connection in enumerate(connections):
+        assert "200" in await predict(connection, number)
+    return connections
 
 
 async def stop(lab: Lab) -> None:
@@ -83,3 +90,26 @@ def test_a_router_that_stops_sends_to_stable_only(tmp_path: Path) -> None:
     studied = [h for h in (*old.headers, *new.headers) if HEADER_UNIT.lower() in h]
     assert len(studied) == CLIENTS, "one request of each user: the one before the stop"
     assert old.headers[-1][HEADER_REVISION.lower()] == "old"
+
+
+def test_a_router_that_stops_asks_pods_that_came_afterwards(tmp_path: Path) -> None:
+    """It does not hear of them by DNS any more."""
+
+    async def run() -> list[str]:
+        async with router_lab(tmp_path) as lab:
+            target = await lab.revision("old", 2)
+            service = Server("old", "127.77.98.9", lab.shape.service_port)
+            await lab.start("a", replace(target, cluster_ip=service.address))
+            connections = await kept(lab)
+            await stop(lab)
+            for pod in lab.servers:
+                await pod.stop()
+            await service.start()
+            lab.servers.append(service)
+            answers = [await predict(c, number) for number, c in enumerate(connections)]
+            for _, writer in connections:
+                writer.close()
+            return answers
+
+    answers = asyncio.run(run())
+    assert all(answer.startswith("http/1.1 200 ") for answer in answers), answers

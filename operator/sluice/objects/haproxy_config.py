@@ -340,6 +340,8 @@ backend {slot}
   option httpchk
   http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host sluice
   http-check expect status 200
+  # DNS and checks end with a stop; the ClusterIP still knows who serves.
+  use-server vip if {{ stopping }}
   server-template s 1-{shape.servers_per_slot} {target.host}:{shape.serving_port} \
 check inter {inter}ms fastinter {inter // 4}ms rise 1 fall 2 \
 resolvers kube resolve-prefer ipv4 init-addr none
