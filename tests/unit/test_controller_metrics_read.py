@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -110,13 +111,16 @@ def plan(*checks: dict[str, Any], interval: str = "10s") -> Plan:
 
 
 class Api:
-    """The one Secret, as the API server gives it; counts how often it is asked."""
+    """The one Secret, as the API server gives it after ``seconds``; counts the questions."""
 
-    def __init__(self, values: dict[str, str] | None = None, status: int = 200) -> None:
-        self.values, self.status, self.asked = values, status, 0
+    def __init__(
+        self, values: dict[str, str] | None = None, status: int = 200, *, seconds: float = 0.0
+    ) -> None:
+        self.values, self.status, self.asked, self.seconds = values, status, 0, seconds
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
+        await asyncio.sleep(self.seconds)
         assert request.path == "/api/v1/namespaces/shop/secrets/sluice-metrics"
         if self.values is None:
             status = 404 if self.status == 200 else self.status
@@ -337,6 +341,18 @@ def test_slow_sources_are_given_up_together(database: PostgresServer) -> None:
 
     against(hang, use)
     assert "could not be read (TimeoutError)" in problem(out[0], "s")
+
+
+def test_a_source_is_named_also_when_the_secret_took_its_time(database: PostgresServer) -> None:
+    """Then the look's end comes before the deadline of the source itself."""
+    api = Api({"dwh": database.url()}, seconds=0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        read = once(plan(sql_check(SLOW), prometheus_check(url), interval="2s"), api)
+    assert problem(read, "s").startswith(f"PostgreSQL 127.0.0.1:{database.port}/")
+    assert problem(read, "m").startswith(f"Prometheus {url} ")
+    for name in ("s", "m"):
+        assert "did not answer within 0.6 s" in problem(read, name)
 
 
 def test_a_stopped_server_is_given_up_and_read_again_when_it_goes_on(shop: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_router_pods_run_as_nobody_in_particular() -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     config = by_kind(SPEC)["ConfigMap"]["data"]["haproxy.cfg"]
     assert not {"user", "group", "chroot", "daemon"} & {line.strip() for line in config.split("\n")}
+
+
+def test_a_router_that_stops_is_not_killed_before_it_ends_by_itself() -> None:
+    pod = by_kind(SPEC)["Deployment"]["spec"]["template"]["spec"]
+    leaves = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    config = by_kind(SPEC)["ConfigMap"]["data"]["haproxy.cfg"]
+    stops = re.search(r"^  hard-stop-after (\d+)s$", config, re.MULTILINE)
+    assert stops is not None
+    assert pod["terminationGracePeriodSeconds"] >= leaves + int(stops[1]) + 5
 
 
 def test_moving_stable_to_another_slot_restarts_no_router() -> None:

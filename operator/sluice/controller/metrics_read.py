@@ -152,7 +152,7 @@ class MetricReader:
                     return await self._counts(source, ask, state)
                 return await self._values(source, ask), state
         except TimeoutError:
-            said = f"The source did not answer within {ask.deadline:g} s."
+            said = str(_late(source, ask))
         except SluiceError as error:
             said = str(error)
         except Exception as error:
@@ -241,9 +241,8 @@ async def _read_sql(source: SourcePlan, ask: _Ask, state: Any) -> tuple[MetricLo
     start, end = state["until"], ask.now - source.delay
     if end <= start:
         return None, state
-    database = Database(ask.value(source.address_key), ca=ask.value(source.ca_key))
     arms = await sql.read_arms(
-        database,
+        _database(source, ask),
         source.query,
         ask.subject.revisions,
         start=datetime.fromtimestamp(start, UTC),
@@ -266,6 +265,17 @@ def _arms(arms: Pair[metric.Counts] | Pair[Moments]) -> MetricLook:
 def _look_counts(counts: Pair[metric.Counts]) -> Counts:
     stable, candidate = counts.stable, counts.candidate
     return Counts(stable.n, stable.events, candidate.n, candidate.events)
+
+
+def _late(source: SourcePlan, ask: _Ask) -> MetricError:
+    """What the source itself would have said: a look's end may come before its own deadline."""
+    if source.kind == "Sql":
+        return sql.late(_database(source, ask), ask.deadline)
+    return prometheus.late(_server(source, ask), ask.deadline)
+
+
+def _database(source: SourcePlan, ask: _Ask) -> Database:
+    return Database(ask.value(source.address_key), ca=ask.value(source.ca_key))
 
 
 def _server(source: SourcePlan, ask: _Ask) -> PrometheusServer:

@@ -62,6 +62,11 @@ class PrometheusServer:
         return f"Prometheus {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
+def late(server: PrometheusServer, deadline: float) -> MetricError:
+    """What is said when ``server`` gave no answer within ``deadline`` seconds."""
+    return _error(server, f"did not answer within {deadline:g} s", UNREACHABLE)
+
+
 async def read_value(
     session: aiohttp.ClientSession,
     server: PrometheusServer,
@@ -87,7 +92,7 @@ async def read_value(
             body = await _bounded(response, server)
             return _value(server, response.status, body)
     except TimeoutError as error:
-        raise _error(server, f"did not answer within {deadline:g} s", UNREACHABLE) from error
+        raise late(server, deadline) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise _error(server, f"cannot be reached ({_short(error)})", UNREACHABLE) from error
 

@@ -105,6 +105,11 @@ async def read_arms(
     return Pair(_moments(target, "stable", stable), _moments(target, "candidate", candidate))
 
 
+def late(database: Database, deadline: float) -> MetricError:
+    """What is said when ``database`` gave no answer within ``deadline`` seconds."""
+    return _late(_target(database), deadline)
+
+
 # -- where
 
 
@@ -187,12 +192,7 @@ async def _ask(target: _Target, bound: Bound, values: Sequence[Any], deadline: f
     except MetricError:
         raise
     except (TimeoutError, asyncpg.QueryCanceledError):
-        raise _error(
-            target,
-            f"did not answer within {deadline:g} s",
-            UNREACHABLE,
-            "Give the query an index on its time column, or less to read.",
-        ) from None
+        raise _late(target, deadline) from None
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as e:
         raise _error(target, f"refuses the connection: {e}", REFUSED, "See the Secret.") from None
     except (
@@ -350,6 +350,15 @@ def _number(target: _Target, arm: str, row: Mapping[str, Any] | None, column: st
         shown = "NULL" if value is None else str(value)
         raise _error(target, f"gives {column} {shown} for {arm}, which is not a number", INVALID)
     return value
+
+
+def _late(target: _Target, deadline: float) -> MetricError:
+    return _error(
+        target,
+        f"did not answer within {deadline:g} s",
+        UNREACHABLE,
+        "Give the query an index on its time column, or less to read.",
+    )
 
 
 def _error(target: _Target, what: str, reason: str, hint: str = "") -> MetricError:

@@ -31,6 +31,9 @@ CONFIG_DIR = "/etc/sluice-router"
 TLS_DIR = "/etc/sluice-router-tls"
 RUN_DIR = "/run/sluice-router"
 PORT_HEALTH = 8081
+STOP_SECONDS = 25
+"""A router that is told to stop waits this long for requests, and for clients to move away."""
+
 RETRIES = 3
 """Retries of one request, inside its slot.  ``evidence.arms`` counts failures with it."""
 
@@ -132,7 +135,7 @@ global
   nbthread 1
   maxconn {shape.max_connections}
   no strict-limits
-  hard-stop-after 25s
+  hard-stop-after {STOP_SECONDS}s
   tune.bufsize 32768
   ssl-default-bind-options ssl-min-ver TLSv1.2
   stats socket {shape.run_dir}/admin.sock mode 600 level admin
@@ -221,11 +224,14 @@ def _users(shape: RouterShape, stable_slot: str) -> str:
     plan = (
         f'str({PLAN_KEY}),map_str({map_path(shape, "weights")},"{Weights(stable_slot).encode()}")'
     )
+    alone = Weights(stable_slot).encode().removeprefix(stable_slot)
     top = SPLIT_RESOLUTION
     return f"""\
 frontend users
   bind {shape.bind}:{shape.port}
   option http-keep-alive
+  # A router that stops answers one more request on each connection, and says that it closes.
+  option idle-close-on-response
 
   # Headers of ours are never taken from outside.
   http-request del-header x-sluice- -m beg
@@ -233,6 +239,8 @@ frontend users
   # What the world may reach.  Metrics and counters are on another port of the runtime as well.
   http-request set-var(txn.plan) {plan}
   http-request set-var(txn.stable) var(txn.plan),field(1,:)
+  # A router that stops cannot be steered any more.
+  http-request set-var(txn.plan) var(txn.stable),concat({alone}) if {{ stopping }}
   http-request return status 200 content-type text/plain string ok if {{ path /livez }}
   http-request return status 200 content-type text/plain string ok \
 if {{ path /readyz /v2/health/live /v2/health/ready }} {{ var(txn.stable),nbsrv gt 0 }}
@@ -332,6 +340,8 @@ backend {slot}
   option httpchk
   http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host sluice
   http-check expect status 200
+  # DNS and checks end with a stop; the ClusterIP still knows who serves.
+  use-server vip if {{ stopping }}
   server-template s 1-{shape.servers_per_slot} {target.host}:{shape.serving_port} \
 check inter {inter}ms fastinter {inter // 4}ms rise 1 fall 2 \
 resolvers kube resolve-prefer ipv4 init-addr none

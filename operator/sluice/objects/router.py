@@ -25,6 +25,7 @@ from sluice.api.meta import (
 from sluice.objects.haproxy_config import (
     CONFIG_DIR,
     RUN_DIR,
+    STOP_SECONDS,
     TLS_DIR,
     TOKEN_ENV,
     RouterShape,
@@ -37,6 +38,10 @@ TLS_SECRET = "sluice-router-tls"  # noqa: S105 - the name of a Secret, not a sec
 """One per namespace: keys ``router.pem`` (certificate and key) and ``ca.pem``."""
 
 USERS_PORT = 80
+LEAVE_SECONDS = 5
+"""Endpoints forget a pod in this time; only then does it stop listening."""
+
+GRACE_SECONDS = LEAVE_SECONDS + STOP_SECONDS + 10
 ANNOTATION_SHAPE = f"{GROUP}/router-shape"
 HAPROXY_UID = 99
 """The user of the official haproxy image."""
@@ -165,7 +170,7 @@ def _pod_spec(spec: RouterSpec) -> Object:
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 40,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": HAPROXY_UID,
@@ -211,9 +216,9 @@ def _container(spec: RouterSpec) -> Object:
             "timeoutSeconds": 2,
             "failureThreshold": 3,
         },
-        # Endpoints forget this pod before it stops listening; the image's stop signal (SIGUSR1)
-        # then lets requests in flight finish.
-        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+        # The image's stop signal (SIGUSR1) then lets requests in flight finish, and one more on
+        # each connection.
+        "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SECONDS}}},
         "resources": {
             "requests": {"cpu": "50m", "memory": "32Mi"},
             "limits": {"memory": "256Mi"},
