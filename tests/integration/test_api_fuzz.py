@@ -106,7 +106,6 @@ def test_what_is_accepted_can_be_read(crd_server: Server, kind: Kind) -> None:
 
     @settings(
         max_examples=200 if kind is MODEL_DEPLOYMENT else 60,
-        deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
@@ -136,9 +135,7 @@ def test_status_is_kept_as_written(crd_server: Server, namespace: str) -> None:
     version = crd(MODEL_DEPLOYMENT)["spec"]["versions"][0]
     schema = version["schema"]["openAPIV3Schema"]["properties"]["status"]
 
-    @settings(
-        max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(objects(schema))
     def attempt(drawn: dict[str, Any]) -> None:
         kinds = [c["type"] for c in drawn.get("conditions", [])]

@@ -176,6 +176,6 @@ def _frozen_while_away(loop: Loop, shop: Shop) -> None:
 
 
 def _names_both(said: str) -> bool:
-    """A look that began late knows no host: some look says it."""
+    """Both in one sentence: they are judged in the same look."""
     hangs = "refunds: " in said and "did not answer within" in said
     return hangs and "returns: PostgreSQL 127.0.0.1" in said

@@ -381,6 +381,5 @@ class TestRollouts(Rollouts.TestCase):  # type: ignore[name-defined,misc]
     settings = settings(
         max_examples=120,
         stateful_step_count=25,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -29,7 +29,7 @@ def count_pairs(draw: st.DrawFn) -> Counts:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(count_pairs(), max_size=5), st.floats(1.0, 50.0))
 def test_engine_c_is_finite_at_any_counts(looks: list[Counts], phi: float) -> None:
     state = counts.start(counts.new(1.2, 2))
@@ -42,7 +42,7 @@ def test_engine_c_is_finite_at_any_counts(looks: list[Counts], phi: float) -> No
     assert json.loads(json.dumps(state, allow_nan=False)) == state
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(count_pairs())
 def test_one_more_failure_of_the_candidate_is_never_evidence_for_it(look: Counts) -> None:
     if look.candidate_x == look.candidate_n or look.stable_x == 0:
@@ -53,7 +53,7 @@ def test_one_more_failure_of_the_candidate_is_never_evidence_for_it(look: Counts
     assert counts.log_e(after) >= before - 1e-3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(count_pairs(), st.sampled_from([0.05, 0.02, 0.005, 0.001]), st.floats(1.0, 20.0))
 def test_bounded_risk_is_finite_and_monotone(look: Counts, tau: float, phi: float) -> None:
     state = bounded_risk.absorb(bounded_risk.new(tau, 1.2, p0=0.01, share=0.5), look)
@@ -70,7 +70,7 @@ def test_bounded_risk_is_finite_and_monotone(look: Counts, tau: float, phi: floa
         assert bounded_risk.log_e(worse, phi) <= evidence + 1e-9
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(LARGE, min_size=20, max_size=20), st.lists(LARGE, min_size=20, max_size=20))
 def test_shift_is_finite(live: list[int], reference: list[int]) -> None:
     found = shift.measure(live, reference)
@@ -78,7 +78,7 @@ def test_shift_is_finite(live: list[int], reference: list[int]) -> None:
     assert 0.0 <= found.low <= max(0.0, found.psi or 0.0) + 1e-9
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(LARGE, st.data(), st.floats(1e-6, 0.5))
 def test_rate_bounds_are_ordered(n: int, data: st.DataObject, alpha: float) -> None:
     x = data.draw(st.integers(0, n))
@@ -111,7 +111,7 @@ def arms(draw: st.DrawFn) -> ArmLook:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.tuples(arms(), arms()), max_size=4),
     st.booleans(),
@@ -152,7 +152,7 @@ def outcomes(draw: st.DrawFn) -> means.Moments:
     return means.Moments(n, n * mean, n * mean * mean * (1 + 1e-9) + n * variance if n else 0.0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(outcomes(), outcomes()), max_size=5), st.floats(-0.5, 2.0))
 def test_means_are_finite_and_swapping_the_arms_mirrors_them(
     looks: list[tuple[means.Moments, means.Moments]], margin: float
@@ -167,7 +167,7 @@ def test_means_are_finite_and_swapping_the_arms_mirrors_them(
     json.dumps(state, allow_nan=False)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(LARGE, LARGE, st.floats(0.01, 0.99)), max_size=5))
 def test_sample_ratios_are_finite_at_any_counts(looks: list[tuple[int, int, float]]) -> None:
     state, mirrored = sample_ratio.new(), sample_ratio.new()
@@ -179,7 +179,7 @@ def test_sample_ratios_are_finite_at_any_counts(looks: list[tuple[int, int, floa
     assert math.isclose(value, sample_ratio.log_e(mirrored), rel_tol=1e-6, abs_tol=1e-3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(count_pairs(), min_size=1, max_size=5))
 def test_swapping_the_arms_mirrors_the_evidence(looks: list[Counts]) -> None:
     state, mirrored = counts.new(1.0, 1), counts.new(1.0, 1)
@@ -191,7 +191,7 @@ def test_swapping_the_arms_mirrors_the_evidence(looks: list[Counts]) -> None:
     assert math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arms(), arms(), st.integers(0, 40))
 def test_a_replayed_look_and_a_split_over_pods_change_no_evidence(
     stable: ArmLook, candidate: ArmLook, part: int

@@ -207,7 +207,7 @@ HOSTILE = st.one_of(
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), HOSTILE, HOSTILE, HOSTILE, HOSTILE), max_size=8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_hostile_status_never_breaks_the_count(
     readings: list[tuple[float, Any, Any, Any, Any]],
 ) -> None:

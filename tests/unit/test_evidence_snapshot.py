@@ -326,7 +326,7 @@ INTERVAL = st.lists(
 """For each of four pods: requests refused, whether it answers the reading, whether it restarts."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(INTERVAL, max_size=8), st.integers(0, 3))
 def test_pods_that_come_restart_and_go_silent_lose_no_error(
     intervals: list[list[tuple[int, bool, bool]]], born_later: int
@@ -412,7 +412,7 @@ def _sum(deltas: list[ArmDelta]) -> ArmDelta:
     return ArmDelta(**{name: sum(getattr(d, name) for d in deltas) for name in names})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(REQUEST, max_size=20), max_size=8))
 def test_read_together_every_failed_request_is_told_once(intervals: list[list[str]]) -> None:
     totals = ArmTotals()
@@ -422,7 +422,7 @@ def test_read_together_every_failed_request_is_told_once(intervals: list[list[st
         assert model == sum(k not in ("ok", "client") for k in kinds)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(REQUEST, max_size=20), max_size=8), st.data())
 def test_read_apart_nothing_is_lost_and_errors_never_exceed_requests(
     intervals: list[list[str]], data: st.DataObject

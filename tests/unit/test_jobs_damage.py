@@ -44,7 +44,7 @@ def damaged(data: bytes, how: str, where: int, byte: int) -> bytes | None:
     }[how]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(damages, min_size=1, max_size=3), st.booleans())
 def test_all_or_nothing(
     published: tuple[dict[str, bytes], str], what: list[tuple[str, str, int, int]], pinned: bool

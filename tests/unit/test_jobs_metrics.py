@@ -19,7 +19,7 @@ def binary(seed: int, n: int, grain: int) -> Answers:
     return Answers(truth, (scores >= 0.5).astype(np.int64), scores, None, 2, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(2, 400), st.sampled_from([1, 3, 1000]))
 def test_two_labels(seed: int, n: int, grain: int) -> None:
     a = binary(seed, n, grain)
@@ -31,7 +31,7 @@ def test_two_labels(seed: int, n: int, grain: int) -> None:
     assert compute("logLoss", sure) == pytest.approx(sk.log_loss(a.truth, clipped))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(12, 300))
 def test_more_labels(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ def test_more_labels(seed: int, n: int) -> None:
     assert compute("f1", a) == pytest.approx(sk.f1_score(truth, predicted, average="macro"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(2, 300))
 def test_regression(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from sluice.jobs import report as reports
 TEXT = st.text(st.characters(codec="utf-8"), max_size=6000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.fixed_dictionaries(

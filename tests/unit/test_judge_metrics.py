@@ -406,7 +406,7 @@ ANY = (
     ],
     ids=str,
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.lists(ANY, min_size=1, max_size=6))
 def test_no_number_of_a_source_stops_the_judging(
     check: dict[str, Any], data: list[MetricData]

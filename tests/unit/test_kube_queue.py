@@ -178,7 +178,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestQueueMachine.settings = settings(max_examples=60, stateful_step_count=60)
 
 
 async def until(condition: object, seconds: float = 5.0) -> None:

@@ -344,7 +344,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, len(FUZZ_BUNDLE) - 1), st.binary(max_size=3), st.integers(0, 9))
 def test_a_bundle_changed_anywhere_verifies_as_what_was_signed_or_not_at_all(
     place: int, put: bytes, cut: int
@@ -369,7 +369,7 @@ def _put(tree: Any, path: list[int], value: Any) -> Any:
     return copy
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 9), max_size=5), JSON)
 def test_a_signed_statement_of_any_shape_is_read_or_refused(path: list[int], value: Any) -> None:
     body = _put(payload_of(json.loads(FUZZ_BUNDLE)), path, value)
@@ -382,7 +382,7 @@ def test_a_signed_statement_of_any_shape_is_read_or_refused(path: list[int], val
         assert set(said.files) >= {"sluice.json"} and said.digest.startswith("sha256:")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JSON)
 def test_a_report_of_any_shape_is_unpacked_or_refused(value: Any) -> None:
     text = base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()

@@ -207,7 +207,7 @@ def test_joblib_arrays_are_stepped_over_and_nested_pickles_are_not() -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_bytes_crash_the_readers(data: bytes) -> None:
     for prefix in (b"", b"\x80\x04", b"\x08\x0a", b"x\x9c", b"PK\x03\x04", b"\x1f\x8b"):
         with contextlib.suppress(PackageError):
@@ -219,7 +219,7 @@ def test_no_bytes_crash_the_readers(data: bytes) -> None:
 
 
 @given(st.integers(min_value=0), st.integers(0, 255))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damaged_archives_are_read_or_refused(position: int, byte: int) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, x=np.array([{"a": 1}], dtype=object))
@@ -237,7 +237,7 @@ def test_long_strings_are_passed_over_and_what_follows_is_seen() -> None:
 
 
 @given(st.integers(min_value=0), st.integers(0, 255))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damaged_onnx_is_read_or_refused(position: int, byte: int) -> None:
     data = bytearray(graph(extra=[outside("w")]))
     data[position % len(data)] = byte

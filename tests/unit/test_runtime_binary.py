@@ -370,9 +370,7 @@ tensors = st.fixed_dictionaries(
         "parameters": st.fixed_dictionaries({"binary_data_size": sizes}),
     },
 )
-fuzz = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+fuzz = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @fuzz

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.evidence.counters import ServingPod, parse_counters
@@ -77,7 +77,6 @@ def test_requests_are_the_sum_of_their_outcomes(
     ]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.floats(-2, 2) | st.just(float("nan")), min_size=1, max_size=100), max_size=20

@@ -294,7 +294,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(json_values)
 def test_any_document_gives_rows_or_a_problem(document: Any) -> None:
     data = json.dumps(document).encode()
@@ -309,7 +309,7 @@ def test_any_document_gives_rows_or_a_problem(document: Any) -> None:
             assert all(len(c) == rows.count for c in READER.columns([rows]).values())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=100), st.sampled_from([b"", b"{", b'{"age":', b'[{"age":1,']))
 def test_any_bytes_give_rows_or_a_problem(tail: bytes, start: bytes) -> None:
     for protocol in (PREDICT, V1, V2):
@@ -329,7 +329,7 @@ plain_rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plain_rows)
 def test_fast_and_slow_way_agree(row: dict[str, Any]) -> None:
     fast, slow = parse(row), parse({**row, "extra": 1})

@@ -702,9 +702,7 @@ def test_environment_mismatch_is_named(tmp_path: Path) -> None:
 # Fuzz against the running process.
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["/predict", "/v1/models/flowers:predict", "/v2/models/flowers/infer"]),
     st.binary(max_size=200)

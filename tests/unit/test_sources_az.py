@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 from pathlib import Path
 
 import pytest
 from tests.tools.webserver import Request, web_server
+from tests.unit.bucket_support import KEY, get, refused
 
-from sluice.errors import SourceError
-from sluice.sources import Budget, Transferred, copy_to_file, parse
-from sluice.sources.base import SELF
-from sluice.sources.bucket import Bucket
 from sluice.sources.stores import _AZURE_CREDENTIALS, _AZURE_ENDPOINTS
 
 STAMP = {"Last-Modified": "Tue, 24 Nov 2026 05:00:00 GMT", "ETag": '"0x1"'}
-KEY = base64.b64encode(b"hush-hush" * 7).decode()
 
 
 @pytest.fixture(autouse=True)
@@ -24,23 +18,6 @@ def _environ(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*_AZURE_CREDENTIALS, *_AZURE_ENDPOINTS, "SLUICE_MACHINE_IDENTITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
-
-
-def get(uri: str, target: Path) -> Transferred:
-    async def run() -> Transferred:
-        source = Bucket(parse(uri), connect_seconds=2, idle_seconds=1)
-        return await copy_to_file(
-            source, SELF, target, Budget(1 << 30), attempts=2, first_wait=0.01
-        )
-
-    return asyncio.run(run())
-
-
-def refused(uri: str, target: Path) -> SourceError:
-    with pytest.raises(SourceError) as error:
-        get(uri, target)
-    assert error.value.hint and KEY not in str(error.value) and "hush" not in str(error.value)
-    return error.value
 
 
 def test_no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

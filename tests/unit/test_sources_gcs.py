@@ -11,13 +11,13 @@ import pytest
 from tests.tools.gcsserver import GcsServer, gcs_server
 from tests.tools.packages import linear_package
 from tests.tools.webserver import Request, self_signed, web_server
+from tests.unit.bucket_support import get, refused
 
 from sluice.errors import SourceError
 from sluice.jobs.fetch import Limits, fetch
 from sluice.jobs.push import push
-from sluice.sources import Budget, Transferred, copy_to_file, open_destination, parse
-from sluice.sources.base import SELF
-from sluice.sources.bucket import Bucket, _explain
+from sluice.sources import open_destination, parse
+from sluice.sources.bucket import _explain
 from sluice.sources.stores import _GCS_CREDENTIALS, GCS
 
 DATA = hashlib.shake_128(b"gcs").digest(3_000_000)
@@ -37,23 +37,6 @@ def _environ(server: GcsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.endpoint)
-
-
-def get(uri: str, target: Path) -> Transferred:
-    async def run() -> Transferred:
-        source = Bucket(parse(uri), connect_seconds=2, idle_seconds=1)
-        return await copy_to_file(
-            source, SELF, target, Budget(1 << 30), attempts=2, first_wait=0.01
-        )
-
-    return asyncio.run(run())
-
-
-def refused(uri: str, target: Path) -> SourceError:
-    with pytest.raises(SourceError) as error:
-        get(uri, target)
-    assert error.value.hint and "hush" not in str(error.value)
-    return error.value
 
 
 def test_a_package_there_and_back(

@@ -11,11 +11,9 @@ import pytest
 from tests.tools.ports import free_port
 from tests.tools.s3server import S3Server, s3_server
 from tests.tools.webserver import Request, web_server
+from tests.unit.bucket_support import get, refused
 
-from sluice.errors import SourceError
-from sluice.sources import Budget, Transferred, copy_to_file, open_destination, parse
-from sluice.sources.base import SELF
-from sluice.sources.bucket import Bucket
+from sluice.sources import open_destination, parse
 
 DATA = hashlib.shake_128(b"s3").digest(9_000_000)
 
@@ -35,25 +33,9 @@ def _environ(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def get(uri: str, target: Path, name: str = SELF, attempts: int = 2) -> Transferred:
-    async def run() -> Transferred:
-        source = Bucket(parse(uri), connect_seconds=2, idle_seconds=1)
-        return await copy_to_file(
-            source, name, target, Budget(1 << 30), attempts=attempts, first_wait=0.01
-        )
-
-    return asyncio.run(run())
-
-
 def put(uri: str, name: str, data: bytes, scratch: Path) -> None:
     scratch.write_bytes(data)
     asyncio.run(open_destination(parse(uri)).write(name, scratch))
-
-
-def refused(uri: str, target: Path) -> SourceError:
-    with pytest.raises(SourceError) as error:
-        get(uri, target)
-    return error.value
 
 
 def test_round_trip(tmp_path: Path) -> None:

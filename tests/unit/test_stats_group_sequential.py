@@ -98,7 +98,7 @@ def test_plans_that_cannot_be_are_refused(
         gs.bounds(fractions, alpha)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(0.01, 0.5), min_size=1, max_size=6),
     st.floats(1e-5, 0.4),

@@ -278,7 +278,7 @@ def extreme(draw: st.DrawFn) -> Moments:
     return Moments(n, total, total * total / n * draw(st.floats(1.0, 1e9)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(extreme(), extreme()), max_size=5),
     st.sampled_from(["two", "higher", "lower"]),

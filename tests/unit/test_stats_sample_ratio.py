@@ -154,7 +154,7 @@ def test_what_cannot_be_is_refused() -> None:
         sr.absorb(full, 1, 1, 0.9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.integers(0, 10**9), st.integers(0, 10**9), st.floats(1e-6, 1 - 1e-6)),

@@ -183,7 +183,7 @@ def test_references_and_buckets_that_cannot_be_are_refused() -> None:
             units.of_buckets([cell, (3, 1.0), (3, 2.0)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 10**9), st.floats(-1e15, 1e15)), min_size=2, max_size=8),
     st.floats(-1e6, 1e6),
