@@ -11,6 +11,7 @@ from tests.worlds.rollout import BASE, SimWorld, digest_of, spec_for
 from tests.worlds.stories import rollout, serving, stepping, steps, until, watching
 
 from sluice.api.conditions import REASONS, TYPES, KStatus, compute
+from sluice.rollout.messages import with_way_out
 from sluice.rollout.model import ResolveView, Trouble
 
 MAX_BYTES = 32 * 1024
@@ -217,6 +218,13 @@ def test_a_waiting_step_says_what_is_missing_how_long_and_how_to_go_on() -> None
     assert "Missing" in summary
     assert "sluice.dev/promote=626262626262" in summary
     assert world.status["step"]["estimatedSeconds"] > 0
+
+
+def test_what_was_said_ends_before_the_way_out_begins() -> None:
+    assert with_way_out("It lets it pass", "To try it again: x") == (
+        "It lets it pass. To try it again: x"
+    )
+    assert with_way_out("It waits.", "Go on: x") == "It waits. Go on: x"
 
 
 def test_long_messages_lose_words_and_never_the_command() -> None:

@@ -8,6 +8,7 @@ LIMIT = 512
 
 def with_way_out(said: str, way_out: str) -> str:
     """Both in one message: what was said may be cut, the way out never."""
+    said = said if said.endswith((".", "…", "!", "?")) else f"{said}."
     room = LIMIT - len(way_out) - 1
     if len(said) > room:
         said = said[: room - 1] + "…"

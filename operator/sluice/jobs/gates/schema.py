@@ -19,7 +19,8 @@ def run(bench: Bench) -> str:
     broken = breaking(stable.manifest, bench.manifest)
     if broken and not allow:
         raise GateFailedError(
-            "; ".join(broken) + ". Clients of stable would break; `breaking: Allow` lets it pass"
+            f"{'; '.join(broken)}. Clients of stable would break; "
+            "spec.validation.schema.breaking: Allow lets it pass"
         )
     answered = _stable_examples(bench, allow)
     parts = [f"{len(bench.manifest.inputs)} inputs, " + ("compatible" if not broken else "changed")]
